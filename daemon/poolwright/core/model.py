@@ -117,6 +117,7 @@ class CommandKind(StrEnum):
 
     PAUSE = "pause"
     RESUME = "resume"
+    RESTORE = "restore"  # back to the baseline: the daemon is stopping and the policy says so
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -380,7 +381,8 @@ class Tick:
     actuation: Actuation | None = None
     commands: tuple[Command, ...] = ()
     plan: Plan | None = None  # only in the tick in which it arrived
-    fault: str = ""  # why `applied` is None, or what became of the learner
+    fault: str = ""  # why `applied` is None
+    learner_fault: str = ""  # the last fit ended in this; the request must be made again
 
 
 class Phase(StrEnum):
@@ -447,6 +449,7 @@ class ClampKind(StrEnum):
     DWELL = "dwell"
     SETTLE = "settle"
     LATTICE = "lattice"
+    MEMORY = "memory"  # the forecast for the added workers passes the guard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -472,6 +475,7 @@ class Decision:
     action: Action
     setting: Setting | None  # None until the plant was first seen
     moves: bool
+    advice: Setting | None = None  # mode recommend: what would be set
     reason: Reason
     detail: str = ""
     clamps: tuple[Clamp, ...] = ()

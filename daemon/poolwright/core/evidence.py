@@ -1,0 +1,93 @@
+"""What has been observed, bounded: the newest observations, and the edge of what was safe.
+
+At most `CAPACITY` are kept. The oldest goes first, but never the only one of its setting while
+another setting has several: the edge of the safe set must not be forgotten.
+"""
+
+import hashlib
+from collections.abc import Iterable
+
+from poolwright.core.model import Evidence, Observation, Setting
+
+CAPACITY = 96
+_LOAD_SLACK = 0.9  # a setting that held 90 % of this load counts as having held it
+_SAFE_WITHIN = 12  # the newest observations of a setting that must be free of breaches
+
+
+class EvidenceStore:
+    """Evidence, oldest first, and a digest of all that ever went in."""
+
+    __slots__ = ("_digest", "_items")
+
+    def __init__(self, items: Iterable[Evidence] = ()) -> None:
+        """Start from what an earlier run left."""
+        self._items: list[Evidence] = []
+        self._digest = hashlib.blake2b(digest_size=8)
+        for item in items:
+            self.add(item.observation, item.weight)
+
+    @property
+    def items(self) -> tuple[Evidence, ...]:
+        """The evidence, oldest first."""
+        return tuple(self._items)
+
+    @property
+    def digest(self) -> str:
+        """A chained hash of everything added or discounted, in order."""
+        return self._digest.hexdigest()
+
+    def __len__(self) -> int:
+        """How many observations are held."""
+        return len(self._items)
+
+    def add(self, observation: Observation, weight: float = 1.0) -> None:
+        """Add one observation; may drop an old one."""
+        self._items.append(Evidence(observation=observation, weight=weight))
+        self._digest.update(repr((observation, weight)).encode())
+        if len(self._items) > CAPACITY:
+            del self._items[self._oldest_spare()]
+
+    def discount(self, factor: float, *, keep_newest: int = 0) -> None:
+        """Multiply all weights but the newest ones by `factor`: the plant is not what it was."""
+        self._digest.update(repr(("discount", factor, keep_newest)).encode())
+        old = len(self._items) - keep_newest
+        for i in range(max(0, old)):
+            item = self._items[i]
+            weight = max(0.01, item.weight * factor)
+            self._items[i] = Evidence(observation=item.observation, weight=weight)
+
+    def last_safe(self, load_rps: float | None, bounds: Iterable[Setting] = ()) -> Setting | None:
+        """The setting to fall back to at this load; None when none was ever seen to be safe.
+
+        The newest observation without a breach at (nearly) this load or more, whose setting has
+        not breached since; where none held that much, the one that held the most.
+        """
+        refused = set(bounds)
+        best: tuple[float, Setting] | None = None
+        for i, item in reversed(list(enumerate(self._items))):
+            seen = item.observation
+            if seen.breached or seen.setting in refused or self._breached_since(i, seen.setting):
+                continue
+            held = seen.context.load_rps
+            if held is None:
+                continue
+            if load_rps is None or held >= _LOAD_SLACK * load_rps:
+                return seen.setting
+            if best is None or held > best[0]:
+                best = (held, seen.setting)
+        return None if best is None else best[1]
+
+    def _breached_since(self, index: int, setting: Setting) -> bool:
+        newer = [e.observation for e in self._items[index + 1 :]]
+        mine = [o for o in newer if o.setting == setting][-_SAFE_WITHIN:]
+        return any(o.breached for o in mine)
+
+    def _oldest_spare(self) -> int:
+        """The index of the oldest item whose setting has a newer observation."""
+        counts: dict[Setting, int] = {}
+        for item in self._items:
+            counts[item.observation.setting] = counts.get(item.observation.setting, 0) + 1
+        for i, item in enumerate(self._items):
+            if counts[item.observation.setting] > 1:
+                return i
+        return 0

@@ -1,0 +1,241 @@
+"""The slow loop's end in the core: windows become evidence, evidence a request, plans choices."""
+
+from poolwright.core.model import (
+    Action,
+    Candidate,
+    Context,
+    FitRequest,
+    Mode,
+    Observation,
+    Phase,
+    Plan,
+    Reason,
+    Setting,
+    Tick,
+    Verdict,
+)
+from poolwright.core.phase import Event
+from poolwright.core.sample import Sample
+from poolwright.core.state import TRUST_AFTER_DRIFT, TRUST_MOST, Intent, State
+from poolwright.core.window import Window
+
+_LEVERAGE_EVERY = 5
+_WAIT_MOST_S = 30.0  # then go on with the plan that is there
+_DRAIN_MOST_S = 8.0  # for the queue that the last setting left behind
+_DRIFT_DISCOUNT = 1 / 16
+_DRIFT_KEEPS = 5
+_HYSTERESIS = 0.015  # of the objective; less is not worth a move
+_SAME_LOAD = 0.10
+
+
+def measure(state: State, tick: Tick, sample: Sample) -> Observation | None:
+    """Feed the window; the Observation when it closes."""
+    state.still_s += sample.dt_s
+    if not state.settled:
+        knobs = state.policy.knobs
+        if state.still_s < max(k.settle_s for k in knobs) or not _drained(state, sample):
+            return None
+        state.settled = True
+        state.guard.forget()
+        if state.warm:
+            state.advance(Event.WARMED_UP)
+    assert state.commanded is not None
+    if state.window is None:
+        state.window = Window(state.policy, state.commanded, tick.index)
+    observation = state.window.add(sample)
+    if observation is not None:
+        state.window = None
+    return observation
+
+
+def _drained(state: State, sample: Sample) -> bool:
+    """The queue of an earlier setting is gone, or is not going away."""
+    if sample.queue_delay_s is None or sample.service_time is None:
+        return True
+    settle = max(k.settle_s for k in state.policy.knobs)
+    return sample.queue_delay_s <= sample.service_time.mean or (
+        state.still_s >= settle + _DRAIN_MOST_S
+    )
+
+
+def keep(state: State, observation: Observation | None) -> None:
+    """Take an observation into the evidence, with what follows from it."""
+    if observation is None:
+        return
+    state.window = None
+    state.closed = observation
+    state.evidence.add(observation)
+    state.windows += 1
+    state.windows_since_fit += 1
+    for old in [s for s, until in state.tabu.items() if until <= state.windows]:
+        del state.tabu[old]
+    if not observation.breached:
+        state.last_safe = observation.setting
+        if state.probing:
+            state.trust_octaves = min(TRUST_MOST, 1.25 * state.trust_octaves)
+    innovation = state.regime.innovation(observation, state.plan)
+    if state.regime.drifted(innovation):
+        state.evidence.discount(_DRIFT_DISCOUNT, keep_newest=_DRIFT_KEEPS)
+        state.trust_octaves = TRUST_AFTER_DRIFT
+        state.patience = 0
+        state.events.append("drift: latency is no longer what the model expects")
+        state.advance(Event.DRIFT)
+    if state.warm:
+        state.advance(Event.WARMED_UP)
+
+
+def request(state: State, tick: Tick, sample: Sample) -> FitRequest | None:
+    """A FitRequest when a window has closed and a plan is due."""
+    if state.phase not in (Phase.EXPLORE, Phase.COOLDOWN, Phase.CONVERGED) or not state.evidence:
+        return None
+    due = state.phase is not Phase.CONVERGED
+    if not due and state.windows_since_fit < state.policy.explore.converged_every:
+        return None
+    assert state.commanded is not None
+    state.leverage_asked = state.phase is Phase.CONVERGED or state.windows % _LEVERAGE_EVERY == 0
+    state.plan_version += 1
+    state.waiting_s = 0.0
+    state.windows_since_fit = 0
+    newest = state.evidence.items[-1].observation
+    return FitRequest(
+        version=state.plan_version,
+        tick=tick.index,
+        policy=state.policy,
+        evidence=state.evidence.items,
+        context=Context(
+            load_rps=state.schedule.load_rps,
+            foreign_cpu_ratio=newest.context.foreign_cpu_ratio,
+        ),
+        incumbent=_incumbent(state),
+        trust_octaves=state.trust_octaves,
+        tabu=tuple(sorted(state.tabu, key=lambda s: s.levels)),
+        memory_limit_bytes=_memory_limit(state, sample),
+        leverage=state.leverage_asked,
+        evidence_digest=state.evidence.digest,
+    )
+
+
+def _incumbent(state: State) -> Setting:
+    """The centre of the trust region: the plan's best at this load, else where we are."""
+    assert state.commanded is not None
+    if not state.probing:
+        return state.commanded
+    entry = state.schedule.entry(state.plan)
+    visited = {e.observation.setting for e in state.evidence.items}
+    if entry is not None and entry.setting in visited:
+        return entry.setting
+    return state.commanded
+
+
+def _memory_limit(state: State, sample: Sample) -> float | None:
+    """What the pool itself may use: the guard's share, less what others use."""
+    used, limit, own = sample.host_memory_used_bytes, sample.memory_limit_bytes, sample.memory_bytes
+    if used is None or limit is None or own is None:
+        return None
+    return max(0.0, state.policy.guard.memory_ratio * limit - max(0.0, used - own))
+
+
+def receive(state: State, tick: Tick, sample: Sample) -> None:
+    """Take the plan that came with this tick, or give up waiting for it."""
+    if tick.plan is not None and tick.plan.version == state.plan_version:
+        state.plan = tick.plan
+        state.fresh_plan = True
+        state.waiting_s = None
+    elif tick.learner_fault:
+        state.waiting_s = None
+        state.probing = False
+        state.events.append(f"no plan: {tick.learner_fault}")
+    elif state.waiting_s is not None:
+        state.waiting_s += sample.dt_s
+        if state.waiting_s > _WAIT_MOST_S:
+            state.waiting_s = None
+            state.probing = False
+            state.events.append("no plan came in time; going on with the old one")
+
+
+def choose(state: State, *, calm: bool) -> Intent:
+    """What to do in peace: probe (only when `calm`), follow the schedule, or hold."""
+    assert state.commanded is not None
+    fresh, state.fresh_plan = state.fresh_plan, False
+    plan = state.plan
+    if state.phase is Phase.WARMUP:
+        return Intent(action=Action.HOLD, reason=Reason.WARMING_UP)
+    if fresh and calm and plan is not None and state.policy.mode is Mode.AUTO:
+        probe = _probe(state, plan)
+        if probe is not None:
+            return probe
+    if state.waiting_s is not None:
+        return Intent(action=Action.HOLD, reason=Reason.WAITING_FOR_PLAN)
+    if state.probing and not fresh:
+        return Intent(action=Action.HOLD, reason=Reason.MEASURING)
+    return _follow(state, plan, fresh=fresh)
+
+
+def _probe(state: State, plan: Plan) -> Intent | None:
+    """Whether the fresh plan offers a probe that is worth it and may be made."""
+    rule = state.policy.explore
+    if state.phase is Phase.EXPLORE:
+        state.patience = state.patience + 1 if plan.best_gain_ratio < rule.epsilon else 0
+        if state.patience >= rule.patience:
+            state.advance(Event.NOTHING_LEFT_TO_TRY)
+            return None
+    if state.phase not in (Phase.EXPLORE, Phase.CONVERGED):
+        return None
+    best = next((p for p in plan.probes if p.setting != state.commanded), None)
+    if best is None or best.setting in state.tabu:
+        return None
+    worth = best.gain_ratio >= rule.epsilon
+    teaches = best.verdict is Verdict.PROBE and state.leverage_asked
+    if not (worth or teaches):
+        return None
+    if not state.budget.allows():
+        return Intent(action=Action.HOLD, reason=Reason.BUDGET_SPENT, detail=best.detail)
+    return Intent(
+        action=Action.PROBE if state.phase is Phase.EXPLORE else Action.DITHER,
+        reason=Reason.EXPECTED_GAIN if worth else Reason.LEVERAGE,
+        wanted=best.setting,
+        detail=best.detail,
+    )
+
+
+def _follow(state: State, plan: Plan | None, *, fresh: bool) -> Intent:
+    """Hold or move to what the plan says for the present load."""
+    assert state.commanded is not None
+    entry = state.schedule.wanted(plan, state.commanded)
+    if entry is None or entry.setting == state.commanded or entry.setting in state.tabu:
+        state.probing = state.probing and entry is None
+        reason = Reason.BEST_KNOWN if entry is not None else Reason.NO_PROBE_WORTH_IT
+        if state.phase is Phase.COOLDOWN:
+            reason = Reason.COOLING_DOWN
+        return Intent(action=Action.HOLD, reason=reason if state.settled else Reason.SETTLING)
+    if plan is not None and not _worth_moving(state, plan, entry.setting):
+        state.probing = False
+        return Intent(
+            action=Action.HOLD,
+            reason=Reason.BEST_KNOWN,
+            detail=f"{entry.setting} is expected to gain less than {_HYSTERESIS:.1%}",
+        )
+    return Intent(
+        action=Action.TRACK,
+        reason=Reason.BEST_KNOWN if fresh else Reason.SCHEDULE,
+        wanted=entry.setting,
+        detail=f"at {entry.load_lower_rps:.4g}..{entry.load_upper_rps:.4g} rps",
+    )
+
+
+def _worth_moving(state: State, plan: Plan, wanted: Setting) -> bool:
+    """Hysteresis in the units of the objective, where the plan judged both at this load."""
+    load, fitted = state.schedule.load_rps, plan.context.load_rps
+    if load is None or fitted is None or abs(load / max(fitted, 1e-9) - 1.0) > _SAME_LOAD:
+        return True
+    here = _candidate(plan, state.commanded)
+    there = _candidate(plan, wanted)
+    if here is None or there is None:
+        return True
+    if here.verdict not in (Verdict.RECOMMENDED, Verdict.WORSE, Verdict.PROBE):
+        return True  # it is not safe to stay
+    return here.objective.mean > (1.0 + _HYSTERESIS) * there.objective.mean
+
+
+def _candidate(plan: Plan, setting: Setting | None) -> Candidate | None:
+    return next((c for c in plan.candidates if c.setting == setting), None)

@@ -1,0 +1,242 @@
+"""What is done at once, whatever was learned: the failure ladder, and growth when clients queue.
+
+    no data -> hold; blind too long -> last safe; breach -> retreat at once; another hand -> stand
+    back; the plant restarted -> look again.
+
+Each reflex returns an Intent, or None to let the next one speak.
+"""
+
+import math
+
+from poolwright.core.envelope import violations
+from poolwright.core.guard import Verdict
+from poolwright.core.learning import keep
+from poolwright.core.model import (
+    Action,
+    ActuationStatus,
+    Mode,
+    OtherHand,
+    Phase,
+    Reason,
+    Setting,
+    Tick,
+)
+from poolwright.core.phase import Event
+from poolwright.core.sample import Sample
+from poolwright.core.state import TRUST_LEAST, Intent, State
+
+_MISMATCH_TICKS = 3  # a crashed worker is back within one
+_BLIND_PHASE_S = 3.0
+_TABU_WINDOWS = 25
+_BACKOFF_MOST_S = 300.0
+_PRESSURES = (Reason.SLO_BREACH, Reason.ERROR_BREACH, Reason.MEMORY_BREACH, Reason.CPU_BREACH)
+
+
+def hold(reason: Reason, detail: str = "") -> Intent:
+    """Stay where we are."""
+    return Intent(action=Action.HOLD, reason=reason, detail=detail)
+
+
+def plant(state: State, tick: Tick) -> Intent | None:
+    """First sight, a failed read-back, a move that is under way or failed, another hand."""
+    if tick.applied is None:
+        return hold(Reason.READ_BACK_FAILED, tick.fault)
+    applied = tick.applied.setting
+    if state.commanded is None:
+        _first_sight(state, applied)
+    restarted = state.regime.restarted(tick.applied)
+    if state.phase in (Phase.PAUSED, Phase.MANUAL) or state.policy.mode is not Mode.AUTO:
+        if state.commanded != applied:
+            state.unsettle()
+        state.commanded = applied
+        state.mismatch_ticks = 0
+    if restarted:
+        return _restarted(state, tick)
+    actuation = tick.actuation
+    if actuation is not None and actuation.status is ActuationStatus.PENDING:
+        state.unsettle()
+        state.mismatch_ticks = 0
+        return hold(Reason.ACTUATION_PENDING, f"now {applied}, towards {state.commanded}")
+    if actuation is not None and actuation.status is not ActuationStatus.APPLIED:
+        return _failed(state, applied, f"{actuation.status}: {actuation.detail}")
+    if actuation is not None:
+        state.faults = 0
+    return _other_hand(state, applied, tick.applied.detail)
+
+
+def _first_sight(state: State, applied: Setting) -> None:
+    """Adopt what is there: poolwright's coming changes nothing by itself."""
+    state.commanded = applied
+    if state.baseline is None:
+        levels = []
+        for name, level in applied.levels:
+            own = state.policy.knob(name).baseline
+            levels.append((name, level if own is None else own))
+        state.baseline = Setting(levels=tuple(levels))
+    state.events.append(f"found {applied}; the baseline is {state.baseline}")
+
+
+def _restarted(state: State, tick: Tick) -> Intent:
+    """Bumpless: take what the new incarnation has, trust the old evidence less, look again."""
+    assert tick.applied is not None
+    state.commanded = tick.applied.setting
+    state.probing = False
+    state.mismatch_ticks = 0
+    state.unsettle()
+    state.evidence.discount(0.5)
+    state.advance(Event.PLANT_RESTARTED, tick.applied.detail or "the plant restarted")
+    return hold(Reason.PLANT_RESTARTED, tick.applied.detail)
+
+
+def _failed(state: State, applied: Setting, detail: str) -> Intent:
+    """Take what is really there, and wait longer after each failure."""
+    state.commanded = applied
+    state.probing = False
+    state.faults += 1
+    cooldown = state.policy.guard.cooldown_s
+    state.backoff_s = min(_BACKOFF_MOST_S, cooldown * 2.0 ** (state.faults - 1))
+    state.unsettle()
+    return hold(Reason.ACTUATION_FAILED, detail)
+
+
+def _other_hand(state: State, applied: Setting, detail: str) -> Intent | None:
+    if applied == state.commanded:
+        state.mismatch_ticks = 0
+        return None
+    state.unsettle()
+    state.mismatch_ticks += 1
+    found = f"commanded {state.commanded}, found {applied}"
+    if state.mismatch_ticks < _MISMATCH_TICKS:
+        return hold(Reason.SETTLING, found)
+    state.mismatch_ticks = 0
+    if state.policy.on_other_hand is OtherHand.REASSERT:
+        wanted, state.commanded = state.commanded, applied
+        return Intent(
+            action=Action.TRACK, reason=Reason.REASSERT, wanted=wanted, urgent=True, detail=found
+        )
+    state.commanded = applied
+    state.probing = False
+    why = f"{found}; {detail}" if detail else found
+    state.advance(Event.OTHER_HAND, why)
+    return hold(Reason.OTHER_HAND, why)
+
+
+def stand_back(state: State) -> Intent | None:
+    """In the phases in which the knob is not ours."""
+    if state.phase is Phase.PAUSED:
+        return hold(Reason.PAUSED_BY_OPERATOR)
+    if state.phase is Phase.MANUAL:
+        return hold(Reason.OTHER_HAND)
+    return None
+
+
+def blind(state: State, verdict: Verdict) -> Intent | None:
+    """Hold without sight; after `blind_s`, go to the last safe setting."""
+    if not verdict.blind_to:
+        if state.phase is Phase.BLIND:
+            state.advance(Event.SIGHTED)
+            state.unsettle()
+        return None
+    state.window = None
+    detail = f"missing: {', '.join(verdict.blind_to)}, for {verdict.blind_s:.0f} s"
+    if verdict.blind_s >= _BLIND_PHASE_S:
+        state.advance(Event.BLINDED, detail)
+    safe = state.last_safe or state.baseline
+    if verdict.blind_s < state.policy.guard.blind_s or safe in (None, state.commanded):
+        return hold(Reason.NO_DATA, detail)
+    state.probing = False
+    return Intent(
+        action=Action.RETREAT,
+        reason=Reason.BLIND_TOO_LONG,
+        wanted=safe,
+        urgent=True,
+        detail=detail,
+    )
+
+
+def bounds(state: State) -> Intent | None:
+    """A level outside the policy's bounds is brought back, whoever set it."""
+    assert state.commanded is not None
+    wrong = violations(state.commanded, state.policy)
+    if not wrong:
+        return None
+    state.probing = False
+    return Intent(
+        action=Action.TRACK,
+        reason=Reason.OUT_OF_BOUNDS,
+        wanted=state.commanded,
+        detail="; ".join(wrong),
+    )
+
+
+def breach(state: State, verdict: Verdict, sample: Sample) -> Intent | None:
+    """Retreat from a probe at once; elsewhere to a setting that held this load, or grow."""
+    tripped = [r for r in _PRESSURES if r in verdict.tripped]
+    if not tripped:
+        return None
+    assert state.commanded is not None
+    if state.window is not None:
+        state.window.breached = True
+    if not state.warm or not state.settled:
+        return None  # the baseline's own breach, or what the last setting left behind
+    load = state.schedule.load_rps
+    safe = state.evidence.last_safe(load, (state.commanded,))
+    reason = tripped[0]
+    if state.probing and safe is not None:
+        _give_up_probe(state)
+        return Intent(action=Action.RETREAT, reason=reason, wanted=safe, urgent=True)
+    if reason is Reason.MEMORY_BREACH:
+        return _shed_memory(state)
+    if reason is not Reason.SLO_BREACH:
+        return None
+    if safe is not None and _larger(safe, state.commanded):
+        state.advance(Event.BREACH, reason)
+        state.cooldown_s = state.policy.guard.cooldown_s
+        return Intent(action=Action.RETREAT, reason=reason, wanted=safe, urgent=True)
+    return queueing(state, verdict, sample)
+
+
+def _give_up_probe(state: State) -> None:
+    """Remember that the setting breached, and dare less."""
+    assert state.commanded is not None
+    keep(state, state.window.cut() if state.window is not None else None)
+    state.tabu[state.commanded] = state.windows + _TABU_WINDOWS
+    state.trust_octaves = max(TRUST_LEAST, 0.6 * state.trust_octaves)
+    state.probing = False
+    state.cooldown_s = state.policy.guard.cooldown_s
+    state.advance(Event.BREACH, f"{state.commanded} breached while it was tried")
+
+
+def _shed_memory(state: State) -> Intent:
+    assert state.commanded is not None
+    wanted = state.commanded
+    for name, level in wanted.levels:
+        wanted = wanted.replace(name, level - state.policy.knob(name).slew_per_move)
+    state.probing = False
+    state.advance(Event.BREACH, Reason.MEMORY_BREACH)
+    state.cooldown_s = state.policy.guard.cooldown_s
+    return Intent(action=Action.RETREAT, reason=Reason.MEMORY_BREACH, wanted=wanted)
+
+
+def queueing(state: State, verdict: Verdict, sample: Sample) -> Intent | None:
+    """Clients wait longer than they are served, and there is CPU to serve them: grow a quarter."""
+    if not verdict.queueing or not state.settled or not state.warm:
+        return None
+    assert state.commanded is not None
+    if sample.host_cpu_ratio is not None and sample.host_cpu_ratio > state.policy.guard.cpu_ratio:
+        return None
+    wanted = state.commanded
+    for name, level in wanted.levels:
+        knob = state.policy.knob(name)
+        more = max(knob.step, math.floor(level / 4 / knob.step) * knob.step)
+        wanted = wanted.replace(name, min(knob.upper, level + more))
+    if wanted == state.commanded:
+        return None
+    keep(state, state.window.cut() if state.window is not None else None)
+    state.probing = False
+    detail = f"{sample.queue_length:.0f} wait" if sample.queue_length is not None else ""
+    return Intent(action=Action.TRACK, reason=Reason.QUEUEING, wanted=wanted, detail=detail)
+
+
+def _larger(a: Setting, b: Setting) -> bool:
+    return any(a[name] > level for name, level in b.levels)
