@@ -56,6 +56,16 @@ class Controller:
         """The setting that is ours to restore."""
         return self._state.baseline
 
+    def resume(self) -> Resume:
+        """What another controller needs to go on from here."""
+        state = self._state
+        return Resume(
+            baseline=state.baseline,
+            last_safe=state.last_safe,
+            evidence=state.evidence.items,
+            plan=state.plan,
+        )
+
     def step(self, tick: Tick) -> Decision:
         """Decide. Raises AssertionError on a bug of ours, and nothing else."""
         state = self._state

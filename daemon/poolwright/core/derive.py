@@ -3,14 +3,19 @@
 Latency is what the client feels. Measured where a sensor knows when a request set out; else
 composed of the service time and the delay in the accept queue, and then marked as an estimate.
 Little's law (Little, "A proof for the queuing formula L = lambda W", 1961) gives the delay of a
-first-come-first-served queue: a request that finds q others waiting waits q / throughput.
+first-come-first-served queue: a request that finds q others waiting waits q / throughput. The
+requests that complete now found the queue as it was when they arrived, so the estimate looks back
+by the delay itself.
 Offered load is completions plus growth of the queue: completions alone hide an overload.
 """
+
+from collections import deque
 
 from poolwright.core.model import Reading, Status, Tick
 from poolwright.core.sample import Sample
 from poolwright.core.sketch import Sketch, SketchBuilder, bucket_value
 
+_LOOK_BACK = 64  # ticks
 _PAIRS = 128  # points of the composed latency distribution: an odd stride pairs them evenly
 _STRIDE = 47
 
@@ -18,12 +23,13 @@ _STRIDE = 47
 class Deriver:
     """Remembers the last tick, for differences."""
 
-    __slots__ = ("_mono_ns", "_queue", "_rate")
+    __slots__ = ("_mono_ns", "_queue", "_queues", "_rate")
 
     def __init__(self) -> None:
         """Start without a past."""
         self._mono_ns: int | None = None
         self._queue: float | None = None
+        self._queues: deque[tuple[int, Sketch]] = deque(maxlen=_LOOK_BACK)  # (mono_ns, lengths)
         self._rate: float | None = None  # smoothed completions a second, for the queue's delay
 
     def derive(self, tick: Tick) -> Sample:
@@ -42,7 +48,7 @@ class Deriver:
         else:
             self._rate = throughput if self._rate is None else 0.6 * self._rate + 0.4 * throughput
         service = good["service_time_s"].sketch if "service_time_s" in good else None
-        latency, estimated = self._latency(good, service)
+        latency, estimated = self._latency(good, service, tick.mono_ns)
         cores = _value(good, "cpu_cores")
         host = _value(good, "host_cpu_cores")
         cpus = _value(good, "host_cpu_count")
@@ -82,17 +88,28 @@ class Deriver:
         return queue / self._rate if self._rate > 0.0 else None
 
     def _latency(
-        self, good: dict[str, Reading], service: Sketch | None
+        self, good: dict[str, Reading], service: Sketch | None, mono_ns: int
     ) -> tuple[Sketch | None, bool]:
         """What clients felt in this tick, and whether that is an estimate."""
+        queue = good.get("queue_length")
+        if queue is None:
+            self._queues.clear()
+        else:
+            self._queues.append((mono_ns, queue.sketch or _point(queue.value or 0.0)))
         measured = good.get("latency_s")
         if measured is not None and measured.sketch is not None and measured.sketch.count:
             return measured.sketch, measured.estimated
-        queue = good.get("queue_length")
         if service is None or queue is None or not self._rate or not service.count:
             return None, False
-        waiting = queue.sketch or _point(queue.value or 0.0)
-        return compose(service, waiting, 1.0 / self._rate), True
+        return compose(service, self._found_by_those_done(mono_ns), 1.0 / self._rate), True
+
+    def _found_by_those_done(self, mono_ns: int) -> Sketch:
+        """The queue as it was when the requests that complete now arrived."""
+        assert self._rate
+        for seen_ns, queue in reversed(self._queues):
+            if (mono_ns - seen_ns) / 1e9 >= queue.mean / self._rate:
+                return queue
+        return self._queues[0][1]
 
 
 def compose(service: Sketch, queue: Sketch, seconds_each: float) -> Sketch:

@@ -76,7 +76,7 @@ class Window:
         errors = _error_ratio(samples)
         if errors is not None:
             responses["error_ratio"] = errors
-        responses.update(_latency_of(latency))
+        responses.update(_latency_of(latency, _inflation(samples)))
         load = _mean_of([s.load_rps for s in samples])
         foreign = _mean_of([s.foreign_cpu_ratio for s in samples])
         estimated = any(s.latency_estimated for s in samples)
@@ -140,7 +140,24 @@ def _error_ratio(samples: list[Sample]) -> Estimate | None:
     return Estimate(mean=min(1.0, failed / done), std=std, count=round(done))
 
 
-def _latency_of(sketch: Sketch) -> dict[str, Estimate]:
+def _inflation(samples: list[Sample]) -> float:
+    """How many times fewer independent requests there were than requests.
+
+    Neighbours in a queue wait alike. The variance of the ticks' means, against what independent
+    requests would give them, is the inflation factor of cluster sampling (Kish, "Survey Sampling",
+    section 5.4).
+    """
+    seen = [s.latency for s in samples if s.latency is not None and s.latency.count]
+    total = sum(s.count for s in seen)
+    if len(seen) < 3:
+        return 1.0
+    mean = math.fsum(s.total for s in seen) / total
+    spread = math.fsum(s.total_squares for s in seen) / total - mean * mean
+    between = math.fsum(s.count * (s.mean - mean) ** 2 for s in seen) / (len(seen) - 1)
+    return max(1.0, min(between / spread, total / len(seen))) if spread > 0.0 else 1.0
+
+
+def _latency_of(sketch: Sketch, inflation: float) -> dict[str, Estimate]:
     """Quantiles with their standard errors, and jitter, the standard deviation of latency.
 
     The error of a quantile is half the distance of the order statistics one standard deviation of
@@ -149,12 +166,13 @@ def _latency_of(sketch: Sketch) -> dict[str, Estimate]:
     n = sketch.count
     if n < 2:
         return {}
+    independent = max(2.0, n / inflation)
     found: dict[str, Estimate] = {}
     for name, q in _QUANTILES.items():
-        spread = math.sqrt(q * (1.0 - q) / n)
+        spread = math.sqrt(q * (1.0 - q) / independent)
         low = sketch.quantile(max(0.0, q - spread))
         high = sketch.quantile(min(1.0, q + spread))
         found[name] = Estimate(mean=sketch.quantile(q), std=max((high - low) / 2.0, 1e-9), count=n)
     std = sketch.std
-    found["jitter_s"] = Estimate(mean=std, std=std / math.sqrt(2.0 * (n - 1)), count=n)
+    found["jitter_s"] = Estimate(mean=std, std=std / math.sqrt(2.0 * (independent - 1.0)), count=n)
     return found

@@ -1,0 +1,134 @@
+"""The only place where configuration, policies and the adapter tables meet."""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from poolwright.actuators import ACTUATORS
+from poolwright.core.errors import PolicyError
+from poolwright.core.model import Mode, Policy
+from poolwright.policy.config import AdapterConfig, DaemonConfig, bind_options, unknown_kind
+from poolwright.policy.load import find_policy, load_policy, unseen_slos
+from poolwright.ports import Actuator, Sensor
+from poolwright.sensors import SENSORS
+
+_ALWAYS_NEEDED = {
+    "throughput_rps": "access_log, statsd or prometheus",
+    "host_memory_used_bytes": "host",
+    "memory_limit_bytes": "host",
+}
+_TO_MOVE = {"memory_bytes": "process_tree"}  # the forecast of the memory that a worker adds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What one pool is made of, before anything is started."""
+
+    name: str
+    policy: Policy
+    sensors: tuple[Sensor, ...]
+    actuator: Actuator
+
+
+def build_sensor(adapter: AdapterConfig, pool: str) -> Sensor:
+    """The sensor that `adapter` describes. Raises PolicyError with its place in the file."""
+    sensor: Sensor = _build(adapter, pool, "sensor", SENSORS)
+    return sensor
+
+
+def build_actuator(adapter: AdapterConfig, pool: str) -> Actuator:
+    """The actuator that `adapter` describes. Raises PolicyError with its place in the file."""
+    actuator: Actuator = _build(adapter, pool, "actuator", ACTUATORS)
+    return actuator
+
+
+def options_types(table: Mapping[str, str]) -> dict[str, type]:
+    """The Options of every kind in an adapter table, for the JSON Schema."""
+    return {kind: _load(place).Options for kind, place in table.items()}
+
+
+def build_policies(config: DaemonConfig) -> dict[str, Policy]:
+    """The policy of each pool. Raises PolicyError with all that is wrong in all of them."""
+    found: dict[str, Policy] = {}
+    problems: list[str] = []
+    for pool in config.pools:
+        try:
+            found[pool.name] = load_policy(find_policy(pool.policy, config.policies_dir()))
+        except PolicyError as error:
+            problems.append(f"pool {pool.name}: {error}")
+    if problems:
+        raise PolicyError("\n".join(problems))
+    return found
+
+
+def build_parts(config: DaemonConfig) -> tuple[Parts, ...]:
+    """All pools of a configuration. Raises PolicyError with all that is wrong."""
+    policies = build_policies(config)
+    parts: list[Parts] = []
+    problems: list[str] = []
+    for pool in config.pools:
+        try:
+            sensors = tuple(build_sensor(adapter, pool.name) for adapter in pool.sensors)
+            actuator = build_actuator(pool.actuator, pool.name)
+            policy = policies[pool.name]
+            problems.extend(unsatisfied(pool.name, policy, sensors, actuator))
+        except PolicyError as error:
+            problems.append(str(error))
+            continue
+        parts.append(Parts(name=pool.name, policy=policy, sensors=sensors, actuator=actuator))
+    if problems:
+        raise PolicyError("\n".join(problems))
+    return tuple(parts)
+
+
+def unsatisfied(
+    pool: str, policy: Policy, sensors: tuple[Sensor, ...], actuator: Actuator
+) -> list[str]:
+    """What the policy needs and the pool's sensors or actuator do not give, in words."""
+    signals = {signal for sensor in sensors for signal in sensor.signals}
+    needed = dict(_ALWAYS_NEEDED)
+    if policy.mode is Mode.AUTO:
+        needed |= _TO_MOVE
+    found = [
+        f"pool {pool}: no sensor gives {signal}, which the guard needs: add a sensor of kind {kind}"
+        for signal, kind in needed.items()
+        if signal not in signals
+    ]
+    found += [
+        f"pool {pool}: policy {policy.name} has an SLO on {response}, which no sensor gives"
+        for response in unseen_slos(policy, signals)
+    ]
+    knobs = {knob.name for knob in policy.knobs}
+    if knobs != set(actuator.knobs):
+        found.append(
+            f"pool {pool}: policy {policy.name} has the knobs {', '.join(sorted(knobs))}, "
+            f"the actuator moves {', '.join(actuator.knobs)}"
+        )
+    return found
+
+
+def _build(adapter: AdapterConfig, pool: str, what: str, table: Mapping[str, str]) -> Any:
+    place = table.get(adapter.kind) or _third_party(adapter, what, table)
+    kind = _load(place)
+    return kind(bind_options(adapter, kind.Options), pool)
+
+
+def _third_party(adapter: AdapterConfig, what: str, table: Mapping[str, str]) -> str:
+    """An adapter from another package, found by its entry point."""
+    group = f"poolwright.{what}s"
+    for entry in entry_points(group=group, name=adapter.kind):
+        return entry.value
+    raise unknown_kind(adapter, what, table)
+
+
+def _load(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def journal_path(config: DaemonConfig) -> Path:
+    """Where the journal lives."""
+    return Path(config.journal)

@@ -1,0 +1,252 @@
+"""The live host: real clocks, real sensors, real actuators, at a fixed cadence.
+
+Slots lie at start + n * cadence. A slot that comes late is counted; the ones it ran over are
+skipped, never caught up in a burst. Signals only set flags; the loop acts on them between ticks.
+"""
+
+import asyncio
+import gc
+import logging
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+from poolwright import __version__
+from poolwright.core.errors import PlantFault, PolicyError
+from poolwright.core.model import Command, CommandKind, Exit, Mode
+from poolwright.engine.build import Parts, build_parts, build_policies
+from poolwright.engine.learner import Learner
+from poolwright.engine.notify import Notifier
+from poolwright.engine.recovery import recover
+from poolwright.engine.snapshot import Snapshot
+from poolwright.engine.tick import CoreFault, Pool, describe
+from poolwright.journal.sqlite import SqliteJournal
+from poolwright.policy.config import DaemonConfig, load_config
+
+T = TypeVar("T")
+
+_RESTORE_S = 45.0  # the longest that stopping waits for `exit: restore`
+_LOG = logging.getLogger("poolwright")
+
+
+class RealClock:
+    """The system's clocks."""
+
+    def mono_ns(self) -> int:
+        """CLOCK_MONOTONIC."""
+        return time.monotonic_ns()
+
+    def wall_ns(self) -> int:
+        """CLOCK_REALTIME."""
+        return time.time_ns()
+
+
+class Daemon:
+    """All pools of one configuration. `surface` hooks are called by `run`."""
+
+    def __init__(self, config_path: Path, config: DaemonConfig, notifier: Notifier) -> None:
+        """Build everything that can be refused. Raises PolicyError; nothing is started."""
+        self.config = config
+        self._path = config_path
+        self._parts = build_parts(config)
+        self._notifier = notifier
+        self._clock = RealClock()
+        self._started_wall_ns = self._clock.wall_ns()
+        self._stop = asyncio.Event()
+        self._reload = False
+        self._learner = Learner()
+        self._pools: dict[str, Pool] = {}
+        self._journal: SqliteJournal | None = None
+        self.cadence_s = config.cadence or min(p.policy.cadence_s for p in self._parts)
+        self.latest: Snapshot | None = None
+
+    def snapshot(self) -> Snapshot | None:
+        """The newest snapshot, for the surface."""
+        return self.latest
+
+    def command(self, pool: str, command: Command) -> bool:
+        """Hand an operator's request to a pool; False when there is no such pool."""
+        if pool not in self._pools:
+            return False
+        self._pools[pool].command(command)
+        return True
+
+    async def run(
+        self,
+        start_surface: Callable[[], Awaitable[None]],
+        close_surface: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Run until SIGTERM or SIGINT. Raises PlantFault at start, CoreFault when we are broken."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._ask_reload)
+        try:
+            await self._start()
+            await start_surface()
+            gc.collect()
+            gc.freeze()  # what is here now stays: no collection need look at it again
+            await self._loop()
+        except CoreFault:
+            await self._restore_baselines("the core failed")
+            raise
+        finally:
+            self._tell(self._notifier.stopping, "stopping")
+            await close_surface()
+            await self._close()
+
+    async def _start(self) -> None:
+        config = self.config
+        journal = SqliteJournal(
+            Path(config.journal),
+            max_bytes=config.journal_max_bytes,
+            max_age_s=config.journal_max_age,
+        )
+        self._journal = journal
+        for parts in self._parts:
+            pool = self._pool(parts, journal)
+            for sensor in parts.sensors:
+                await sensor.start()
+            pool.open_run(await recover(parts.name, parts.actuator, journal, self._clock))
+            self._pools[parts.name] = pool
+
+    def _pool(self, parts: Parts, journal: SqliteJournal) -> Pool:
+        return Pool(
+            name=parts.name,
+            policy=parts.policy,
+            sensors=parts.sensors,
+            actuator=parts.actuator,
+            journal=journal,
+            learner=self._learner,
+            clock=self._clock,
+        )
+
+    async def _loop(self) -> None:
+        cadence_ns = round(self.cadence_s * 1e9)
+        slot = self._clock.mono_ns()
+        ready = False
+        while not self._stop.is_set():
+            await asyncio.gather(*(pool.tick() for pool in self._pools.values()))
+            self._publish()
+            status = self._status()
+            if not ready:
+                self._tell(self._notifier.ready, status)
+                _LOG.info("ready: %s", status)
+                ready = True
+            self._tell(self._notifier.watchdog, status)
+            if self._reload:
+                self._reload = False
+                self._reload_policies()
+            slot = await self._sleep(slot + cadence_ns, cadence_ns)
+
+    async def _sleep(self, slot: int, cadence_ns: int) -> int:
+        """Wait for the next slot; the slot that is then due."""
+        now = self._clock.mono_ns()
+        if now > slot:
+            missed = (now - slot) // cadence_ns + 1
+            for pool in self._pools.values():
+                pool.count("late_ticks")
+            slot += missed * cadence_ns
+        try:
+            async with asyncio.timeout((slot - now) / 1e9):
+                await self._stop.wait()
+        except TimeoutError:
+            pass  # the slot has come
+        return slot
+
+    def _publish(self) -> None:
+        snapshots = tuple(p.snapshot for p in self._pools.values() if p.snapshot is not None)
+        errors = {p.journal_error for p in self._pools.values() if p.journal_error}
+        self.latest = Snapshot(
+            version=__version__,
+            started_wall_ns=self._started_wall_ns,
+            wall_ns=self._clock.wall_ns(),
+            cadence_s=self.cadence_s,
+            journal_error="; ".join(sorted(errors)),
+            pools=snapshots,
+        )
+
+    def _status(self) -> str:
+        """One line for the service manager."""
+        words = []
+        for pool in self._pools.values():
+            seen = pool.snapshot
+            if seen is not None:
+                setting = seen.decision.setting or "not seen yet"
+                words.append(f"{pool.name}: {seen.decision.phase}, {setting}")
+        return "; ".join(words[:8]) + (" ..." if len(words) > 8 else "")
+
+    def _tell(self, say: Callable[[T], None], what: T) -> None:
+        try:
+            say(what)
+        except PlantFault as fault:  # the manager's loss; the watchdog is its remedy
+            _LOG.warning("%s", fault)
+
+    def _ask_reload(self) -> None:
+        self._reload = True
+
+    def _reload_policies(self) -> None:
+        """All policies or none: a bad file changes nothing."""
+        self._tell(self._notifier.reloading, self._clock.mono_ns())
+        try:
+            config = load_config(self._path)
+            policies = build_policies(config)
+        except (PolicyError, PlantFault) as error:
+            _LOG.error("reload refused, the old policies stay: %s", error)
+        else:
+            if _adapters(config) != _adapters(self.config):
+                _LOG.warning("pools, sensors, actuators and addresses change only at a restart")
+            for name, policy in policies.items():
+                pool = self._pools.get(name)
+                if pool is not None and policy != pool.policy:
+                    pool.adopt(policy, "policy changed")
+                    _LOG.info("%s: policy %s, sha256 %s", name, policy.name, policy.sha256[:12])
+        status = self._status()
+        self._tell(self._notifier.ready, status)
+
+    async def _restore_baselines(self, why: str) -> None:
+        """Put every pool of mode auto back by hand: the core cannot be asked any more."""
+        for pool in self._pools.values():
+            baseline = pool.controller.baseline
+            if baseline is None or pool.policy.mode is not Mode.AUTO:
+                continue
+            await pool.finish_actuation()
+            try:
+                outcome = await pool.actuator.apply(baseline, -1)
+                _LOG.error("%s: %s; baseline %s: %s", pool.name, why, baseline, outcome.status)
+            except PlantFault as fault:
+                _LOG.error("%s: %s; the baseline cannot be restored: %s", pool.name, why, fault)
+
+    async def _close(self) -> None:
+        for pool in self._pools.values():
+            await pool.finish_actuation()
+            if pool.policy.exit is Exit.RESTORE and pool.policy.mode is Mode.AUTO:
+                await self._restore(pool)
+        for parts in self._parts:
+            for sensor in parts.sensors:
+                await sensor.close()
+            await parts.actuator.close()
+        await self._learner.close()
+        if self._journal is None:
+            return
+        for pool in self._pools.values():
+            self._journal.end_run(pool.run_id, "stopped", self._clock.wall_ns())
+        self._journal.close()
+
+    async def _restore(self, pool: Pool) -> None:
+        """One last tick that asks the core for the baseline, and its actuation."""
+        pool.command(Command(kind=CommandKind.RESTORE, who="daemon", why="exit: restore"))
+        decision = await pool.tick()
+        if decision is None or not decision.moves:
+            return
+        _LOG.info("%s", describe(pool.name, decision))
+        async with asyncio.timeout(_RESTORE_S):
+            await pool.restore(decision)
+
+
+def _adapters(config: DaemonConfig) -> object:
+    """What a reload cannot change."""
+    pools = tuple((p.name, p.actuator, p.sensors) for p in config.pools)
+    return (config.listen, config.control, config.journal, config.cadence, pools)
