@@ -1,16 +1,39 @@
-# Every target sets up what it needs in its own virtual environment, and says what it does.
+# Every target sets up what it needs in a virtual environment of its own, and says what it does.
 PY := .venv/bin/python
 SHELL := /bin/bash
+APT := DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends
+# What the integration tests start for real. Installed when missing and when we are root.
+SERVERS := prometheus:promtool systemd-container:systemd-nspawn dbus:dbus-daemon
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench docs clean servers
 
 .venv/.ready: pyproject.toml
-	@echo "== setting up .venv with poolwright and its tools"
-	@python3 -m venv .venv 2>/dev/null || { echo "== python3-venv is missing: installing it"; \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-venv && python3 -m venv .venv; }
+	@echo "== setting up .venv with poolwright and its tools (about a minute)"
+	@python3 -m venv .venv 2>/dev/null || { \
+	  echo "== python3-venv is missing: installing it"; \
+	  apt-get update -qq && $(APT) python3-venv && python3 -m venv .venv; }
 	@$(PY) -m pip install -q --disable-pip-version-check --upgrade 'pip>=25.1'
 	@$(PY) -m pip install -q --disable-pip-version-check -e '.[demo]' --group dev
 	@touch $@
+
+servers:
+	@missing=(); for s in $(SERVERS); do command -v "$${s#*:}" >/dev/null || missing+=("$${s%%:*}"); done; \
+	if [ $${#missing[@]} -eq 0 ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "== installing what the tests start: $${missing[*]}"; \
+	  apt-get update -qq && $(APT) "$${missing[@]}" >/dev/null; \
+	else \
+	  echo "== cannot install $${missing[*]} (not root, or no apt-get): the tests that need them will fail by name"; \
+	fi
+
+demo: .venv/.ready
+	@.venv/bin/poolwright demo $(DEMO)
+
+test: .venv/.ready servers check
+	@echo "== unit, property and simulation tests"
+	@$(PY) -m pytest -q -m 'not e2e' --ignore=tests/tidy
+	@echo "== tests with real servers on loopback"
+	@$(PY) -m pytest -q -m e2e
 
 check: .venv/.ready
 	@echo "== ruff, mypy --strict, import-linter, tidy"
@@ -19,3 +42,13 @@ check: .venv/.ready
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
 	@$(PY) -m pytest -q tests/tidy
+
+docs: .venv/.ready
+	@$(PY) docs/draw_phases.py
+
+bench: .venv/.ready
+	@$(PY) bench/overhead.py
+	@$(PY) bench/oracle.py --runs 10
+
+clean:
+	rm -rf .venv out .ruff_cache .mypy_cache .import_linter_cache

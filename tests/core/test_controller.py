@@ -222,6 +222,16 @@ def test_recommend_says_and_does_not():
     assert decision.setting == setting(workers=4)
 
 
+def test_without_leave_to_move_it_converges_too_and_lets_the_learner_sleep():
+    bench = Bench(policy(mode=Mode.RECOMMEND))
+    for _ in range(2):
+        bench.answer(bench.until(lambda d: d.fit_request is not None), 6, probe=9)
+    rest = [bench.tick() for _ in range(60)]
+    assert rest[-1].phase is Phase.CONVERGED
+    assert not any(d.fit_request for d in rest)
+    assert rest[-1].advice == setting(workers=6)
+
+
 def test_observe_says_nothing():
     bench = Bench(policy(mode=Mode.OBSERVE))
     decision = bench.answer(bench.warm(), 6, probe=9)

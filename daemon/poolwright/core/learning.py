@@ -160,8 +160,9 @@ def choose(state: State, *, calm: bool) -> Intent:
     plan = state.plan
     if state.phase is Phase.WARMUP:
         return Intent(action=Action.HOLD, reason=Reason.WARMING_UP)
-    if fresh and calm and plan is not None and state.policy.mode is Mode.AUTO:
-        probe = _probe(state, plan)
+    if fresh and plan is not None:
+        _count_patience(state, plan)
+        probe = _probe(state, plan) if calm and state.policy.mode is Mode.AUTO else None
         if probe is not None:
             return probe
     if state.waiting_s is not None:
@@ -171,14 +172,21 @@ def choose(state: State, *, calm: bool) -> Intent:
     return _follow(state, plan, fresh=fresh)
 
 
+def _count_patience(state: State, plan: Plan) -> None:
+    """Converge after enough plans in a row without a probe that is worth it.
+
+    Where poolwright may not move anything, no probe will be made, and every plan counts.
+    """
+    rule = state.policy.explore
+    hopeless = plan.best_gain_ratio < rule.epsilon or state.policy.mode is not Mode.AUTO
+    state.patience = state.patience + 1 if hopeless else 0
+    if state.patience >= rule.patience:
+        state.advance(Event.NOTHING_LEFT_TO_TRY)
+
+
 def _probe(state: State, plan: Plan) -> Intent | None:
     """Whether the fresh plan offers a probe that is worth it and may be made."""
     rule = state.policy.explore
-    if state.phase is Phase.EXPLORE:
-        state.patience = state.patience + 1 if plan.best_gain_ratio < rule.epsilon else 0
-        if state.patience >= rule.patience:
-            state.advance(Event.NOTHING_LEFT_TO_TRY)
-            return None
     if state.phase not in (Phase.EXPLORE, Phase.CONVERGED):
         return None
     best = next((p for p in plan.probes if p.setting != state.commanded), None)
