@@ -15,6 +15,8 @@ from poolwright.core.sketch import SketchBuilder
 _SPREAD = 1.645  # one-sided 95 %
 _QUANTILE = {"latency_p50_s": 0.50, "latency_p95_s": 0.95, "latency_p99_s": 0.99}
 _QUEUEING_TICKS = 2
+_DRAIN_TICKS = 3
+_DRAIN_SHARE = 0.85  # a queue that lost 15 % in three ticks is going away by itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +36,7 @@ class Verdict:
 class Guard:
     """Keeps the last few ticks and judges them."""
 
-    __slots__ = ("_blind_s", "_breaches", "_policy", "_queueing", "_recent")
+    __slots__ = ("_blind_s", "_breaches", "_policy", "_queueing", "_queues", "_recent")
 
     def __init__(self, policy: Policy) -> None:
         """Start with an empty memory."""
@@ -44,6 +46,17 @@ class Guard:
         self._breaches: deque[frozenset[Reason]] = deque(maxlen=n)
         self._blind_s = 0.0
         self._queueing = 0
+        self._queues: deque[float | None] = deque(maxlen=_DRAIN_TICKS + 1)
+
+    @property
+    def draining(self) -> bool:
+        """Whether a queue is there and is going away by itself."""
+        before, now = self._queues[0] if self._queues else None, self._recent_queue()
+        full = len(self._queues) == self._queues.maxlen
+        return full and bool(before) and now is not None and now <= _DRAIN_SHARE * (before or 0.0)
+
+    def _recent_queue(self) -> float | None:
+        return self._queues[-1] if self._queues else None
 
     def forget(self) -> None:
         """Drop what was seen at another setting: it must not speak against this one."""
@@ -54,6 +67,7 @@ class Guard:
     def judge(self, sample: Sample, applied: Setting | None) -> Verdict:
         """The verdict on this tick."""
         self._recent.append(sample)
+        self._queues.append(sample.queue_length)
         blind_to = self._unseen(sample)
         self._blind_s = self._blind_s + sample.dt_s if blind_to else 0.0
         self._breaches.append(self._breached(sample))
@@ -69,7 +83,7 @@ class Guard:
             tripped=tripped,
             blind_s=self._blind_s,
             blind_to=blind_to,
-            queueing=self._queueing >= _QUEUEING_TICKS,
+            queueing=self._queueing >= _QUEUEING_TICKS and not self.draining,
         )
 
     def _unseen(self, sample: Sample) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from poolwright.core.window import Window
 
 _LEVERAGE_EVERY = 5
 _WAIT_MOST_S = 30.0  # then go on with the plan that is there
-_DRAIN_MOST_S = 8.0  # for the queue that the last setting left behind
+_DRAIN_MOST_S = 30.0  # for the queue that the last setting left behind
 _DRIFT_DISCOUNT = 1 / 16
 _DRIFT_KEEPS = 5
 _HYSTERESIS = 0.015  # of the objective; less is not worth a move
@@ -50,7 +50,7 @@ def measure(state: State, tick: Tick, sample: Sample) -> Observation | None:
 
 def _drained(state: State, sample: Sample) -> bool:
     """The queue of an earlier setting is gone, or is not going away."""
-    if sample.queue_delay_s is None or sample.service_time is None:
+    if not state.guard.draining or sample.queue_delay_s is None or sample.service_time is None:
         return True
     settle = max(k.settle_s for k in state.policy.knobs)
     return sample.queue_delay_s <= sample.service_time.mean or (

@@ -232,8 +232,9 @@ def queueing(state: State, verdict: Verdict, sample: Sample) -> Intent | None:
         wanted = wanted.replace(name, min(knob.upper, level + more))
     if wanted == state.commanded:
         return None
-    keep(state, state.window.cut() if state.window is not None else None)
-    state.probing = False
+    state.probing = (
+        False  # the window is dropped: it saw another setting's backlog as much as its own
+    )
     detail = f"{sample.queue_length:.0f} wait" if sample.queue_length is not None else ""
     return Intent(action=Action.TRACK, reason=Reason.QUEUEING, wanted=wanted, detail=detail)
 
