@@ -2,8 +2,7 @@
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib.metadata import entry_points
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,10 @@ def options_types(table: Mapping[str, str]) -> dict[str, type]:
 
 
 def build_policies(config: DaemonConfig) -> dict[str, Policy]:
-    """The policy of each pool. Raises PolicyError with all that is wrong in all of them."""
+    """The policy of each pool, at the cadence of the daemon: one loop ticks them all.
+
+    Raises PolicyError with all that is wrong in all of them.
+    """
     found: dict[str, Policy] = {}
     problems: list[str] = []
     for pool in config.pools:
@@ -59,9 +61,15 @@ def build_policies(config: DaemonConfig) -> dict[str, Policy]:
             found[pool.name] = load_policy(find_policy(pool.policy, config.policies_dir()))
         except PolicyError as error:
             problems.append(f"pool {pool.name}: {error}")
+    cadence_s = config.cadence or min((p.cadence_s for p in found.values()), default=1.0)
+    problems += [
+        f"pool {name}: policy {policy.name} has a window of less than two ticks of {cadence_s:g} s"
+        for name, policy in found.items()
+        if policy.explore.window_s * (1.0 - policy.explore.window_jitter) < 2.0 * cadence_s
+    ]
     if problems:
         raise PolicyError("\n".join(problems))
-    return found
+    return {name: replace(policy, cadence_s=cadence_s) for name, policy in found.items()}
 
 
 def build_parts(config: DaemonConfig) -> tuple[Parts, ...]:
@@ -118,6 +126,8 @@ def _build(adapter: AdapterConfig, pool: str, what: str, table: Mapping[str, str
 
 def _third_party(adapter: AdapterConfig, what: str, table: Mapping[str, str]) -> str:
     """An adapter from another package, found by its entry point."""
+    from importlib.metadata import entry_points  # noqa: PLC0415 - 2 MB that few need
+
     group = f"poolwright.{what}s"
     for entry in entry_points(group=group, name=adapter.kind):
         return entry.value

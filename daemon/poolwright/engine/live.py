@@ -59,7 +59,7 @@ class Daemon:
         self._learner = Learner()
         self._pools: dict[str, Pool] = {}
         self._journal: SqliteJournal | None = None
-        self.cadence_s = config.cadence or min(p.policy.cadence_s for p in self._parts)
+        self.cadence_s = self._parts[0].policy.cadence_s
         self.latest: Snapshot | None = None
 
     def snapshot(self) -> Snapshot | None:

@@ -1,0 +1,7 @@
+"""`python -m poolwright`."""
+
+import sys
+
+from poolwright.cli.main import main
+
+sys.exit(main())

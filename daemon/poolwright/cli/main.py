@@ -1,0 +1,82 @@
+"""The command line: which command there is, and what becomes of its failures.
+
+Only the module of the command that was asked for is imported, so that `poolwright status` does not
+pay for the daemon.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from poolwright import __version__
+from poolwright.core.errors import PlantFault, PolicyError
+
+# Command -> (module with `add(subparsers)` and `run(args) -> int`, help).
+COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("poolwright.cli.run", "run the daemon"),
+    "demo": (
+        "poolwright.cli.demo",
+        "tune a real gunicorn service under real load, before your eyes",
+    ),
+    "check": ("poolwright.cli.check", "validate configurations and policies"),
+    "schema": ("poolwright.cli.schema", "print the JSON Schema of configurations or policies"),
+    "status": ("poolwright.cli.status", "show what the daemon sees and does"),
+    "explain": ("poolwright.cli.explain", "tell why a decision was made"),
+    "journal": ("poolwright.cli.journal", "list, show, export or verify what happened"),
+    "replay": ("poolwright.cli.replay", "decide again from a journal, and compare"),
+    "doctor": ("poolwright.cli.doctor", "show what this host can measure and move"),
+}
+
+EXIT_POLICY = 2  # a configuration, policy or argument to be mended by its author
+EXIT_PLANT = 3  # the world did not do what was asked
+EXIT_INTERRUPTED = 130  # 128 + SIGINT
+EXIT_PIPE = 141  # 128 + SIGPIPE, what other programs end with when `head` has seen enough
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = next((word for word in arguments if not word.startswith("-")), None)
+    try:
+        return _run(_parser(name), arguments)
+    except PolicyError as error:
+        print(error, file=sys.stderr)
+        return EXIT_POLICY
+    except PlantFault as error:
+        print(f"poolwright: {error}", file=sys.stderr)
+        return EXIT_PLANT
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # What is still buffered has no reader: let the interpreter flush it to nowhere at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE
+
+
+def _run(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
+    args = parser.parse_args(arguments)
+    if args.command is None:
+        parser.print_help()
+        return EXIT_POLICY
+    module = importlib.import_module(COMMANDS[args.command][0])
+    status: int = module.run(args)
+    sys.stdout.flush()  # here, where a closed pipe is still caught
+    return status
+
+
+def _parser(wanted: str | None) -> argparse.ArgumentParser:
+    """The parser of all commands, of which only `wanted` has its own arguments."""
+    parser = argparse.ArgumentParser(
+        prog="poolwright",
+        description="Finds the right size for the worker pools of a live service.",
+    )
+    parser.add_argument("--version", action="version", version=f"poolwright {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for name, (module, text) in COMMANDS.items():
+        if name == wanted:
+            importlib.import_module(module).add(subparsers)
+        else:
+            subparsers.add_parser(name, help=text)
+    return parser

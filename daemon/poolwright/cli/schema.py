@@ -1,0 +1,35 @@
+"""`poolwright schema config|policy`: the JSON Schema, made from the code that checks."""
+
+import argparse
+import json
+from typing import Any
+
+from poolwright.policy.json_schema import config_schema, policy_schema
+
+
+def add(subparsers: Any) -> None:
+    """Add the command's arguments."""
+    parser = subparsers.add_parser(
+        "schema", help="print the JSON Schema of configurations or policies", description=__doc__
+    )
+    parser.add_argument("what", choices=("config", "policy"))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the schema."""
+    print(schema_text(args.what), end="")
+    return 0
+
+
+def schema_text(what: str) -> str:
+    """The schema of `config` or `policy`, as it is shipped in config/schema/."""
+    if what == "policy":
+        schema = policy_schema()
+    else:
+        # Here, because the adapters are imported for it.
+        from poolwright.actuators import ACTUATORS  # noqa: PLC0415
+        from poolwright.engine.build import options_types  # noqa: PLC0415
+        from poolwright.sensors import SENSORS  # noqa: PLC0415
+
+        schema = config_schema(options_types(SENSORS), options_types(ACTUATORS))
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

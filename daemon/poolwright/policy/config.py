@@ -1,0 +1,154 @@
+"""The daemon's configuration: where things are, and what is attached to what.
+
+The options of sensors and actuators stay as written (`AdapterConfig`), because this layer does not
+know the adapters; `engine.build`, which does, binds them with `bind_options`.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from poolwright.core.errors import PolicyError
+from poolwright.core.units import Bytes, HostPort, PathText, Seconds
+from poolwright.policy.bind import Binder, Contradiction, bind, suggestion
+from poolwright.policy.load import is_path
+from poolwright.policy.quantities import is_loopback
+from poolwright.policy.schema import NAME
+from poolwright.policy.tree import Document, Mapping, Node, Problems, Scalar, read_document
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterConfig:
+    """A sensor or actuator as written: its kind, and its options with their places in the file."""
+
+    kind: str
+    node: Mapping
+    base: Path  # relative paths among the options start here
+
+    @classmethod
+    def bind_node(cls, node: Node, binder: Binder, where: str) -> "AdapterConfig | None":
+        """Take a mapping with a `kind`; None after noting why it is none."""
+        if not isinstance(node, Mapping):
+            binder.refuse(node.mark, where, "is not a mapping such as {kind: host}")
+            return None
+        kind = node.get("kind")
+        if not isinstance(kind, Scalar) or not kind.text:
+            mark = node.mark if kind is None else kind.mark
+            binder.refuse(mark, where, "'kind' is missing" if kind is None else "kind: is no name")
+            return None
+        return cls(kind.text, node, binder.base)
+
+
+def _doc(text: str, **metadata: Any) -> dict[str, Any]:
+    return {"doc": text, **metadata}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolConfig:
+    """One pool: what moves it, what sees it, and by which policy."""
+
+    name: str = field(metadata=_doc("in metrics, journal and commands", **NAME))
+    policy: str = field(
+        default="balanced",
+        metadata=_doc("name of a policy in `policies` or of a shipped one, or a path to a file"),
+    )
+    actuator: AdapterConfig = field(metadata=_doc("what moves the pool"))
+    sensors: tuple[AdapterConfig, ...] = field(metadata=_doc("what sees the pool", nonempty=True))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonConfig:
+    """What `poolwright run --config FILE` runs."""
+
+    version: Literal[1] = field(metadata=_doc("of the configuration language"))
+    listen: HostPort | None = field(
+        default="127.0.0.1:9817",
+        metadata=_doc("metrics, read-only API and dashboard; null: none"),
+    )
+    listen_public: bool = field(
+        default=False,
+        metadata=_doc(
+            "allow `listen` to be reached from other hosts: whoever can connect can read"
+        ),
+    )
+    control: PathText = field(
+        default="/run/poolwright/control.sock",
+        metadata=_doc("the UNIX socket for commands that change something"),
+    )
+    journal: PathText = field(
+        default="/var/lib/poolwright/journal.db", metadata=_doc("the SQLite file of what happened")
+    )
+    journal_max_bytes: Bytes = field(
+        default=512 * 2**20, metadata=_doc("when it is larger, the oldest is dropped", min=2**20)
+    )
+    journal_max_age: Seconds = field(
+        default=30 * 86400.0, metadata=_doc("what is older is dropped", min=3600)
+    )
+    policies: PathText = field(
+        default="/etc/poolwright/policies.d", metadata=_doc("the folder of your own policies")
+    )
+    cadence: Seconds | None = field(
+        default=None,
+        metadata=_doc("time from tick to tick; left out: as the policies say", min=0.1, max=60),
+    )
+    pools: tuple[PoolConfig, ...] = field(metadata=_doc("what is sized", nonempty=True))
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        """Pools of the same name; an address that other hosts can reach without saying so."""
+        names = [pool.name for pool in self.pools]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                message = f"{name!r} is the name of an earlier pool"
+                yield Contradiction(("pools", index, "name"), ("pools",), message)
+        if self.listen is not None and not self.listen_public and not is_loopback(self.listen):
+            message = (
+                f"{self.listen} can be reached from other hosts and shows how this one is doing; "
+                "if that is wanted, add `listen_public: true`"
+            )
+            yield Contradiction(("listen",), ("listen", "listen_public"), message)
+
+    def policies_dir(self) -> Path:
+        """The folder of the operator's policies."""
+        return Path(self.policies)
+
+
+def load_config(path: Path) -> DaemonConfig:
+    """The configuration in a YAML file; relative paths in it start at the file's folder.
+
+    Raises PolicyError with every problem of the file, each as `FILE:LINE:COL: message`, and
+    PlantFault when it cannot be read. The options of adapters are not looked at (`bind_options`).
+    """
+    return bind_config(read_document(path), path.parent)
+
+
+def bind_config(document: Document, base: Path) -> DaemonConfig:
+    """The configuration in a document already read; PolicyError as `load_config`."""
+    config = bind(document.root, DaemonConfig, document.problems, base.absolute())
+    document.problems.check()
+    assert config is not None, "what cannot be bound is a problem"
+    pools = tuple(
+        replace(pool, policy=str(base.absolute() / pool.policy)) if is_path(pool.policy) else pool
+        for pool in config.pools
+    )
+    return replace(config, pools=pools)
+
+
+def bind_options(adapter: AdapterConfig, options_type: type[T]) -> T:
+    """The options of an adapter as its `Options`; PolicyError with every problem of them."""
+    problems = Problems()
+    options = bind(adapter.node, options_type, problems, adapter.base, skip="kind")
+    problems.check()
+    assert options is not None, "what cannot be bound is a problem"
+    return options
+
+
+def unknown_kind(adapter: AdapterConfig, what: str, known: Iterable[str]) -> PolicyError:
+    """The error for a kind of `what` (sensor, actuator) that is not among `known`."""
+    node = adapter.node.get("kind")
+    mark = adapter.node.mark if node is None else node.mark
+    return PolicyError(
+        f"{mark}: unknown {what} kind {adapter.kind!r}{suggestion(adapter.kind, sorted(known))}"
+    )
