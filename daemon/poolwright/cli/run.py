@@ -47,7 +47,7 @@ async def _main(path: Path) -> None:
     async def start() -> None:
         await surface.start(config.listen, config.control, daemon.command)
 
-    await daemon.run(start, surface.close)
+    await daemon.run(start, surface.close, surface.published)
 
 
 def _log(*, verbose: bool) -> None:

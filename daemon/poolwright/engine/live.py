@@ -77,6 +77,7 @@ class Daemon:
         self,
         start_surface: Callable[[], Awaitable[None]],
         close_surface: Callable[[], Awaitable[None]],
+        published: Callable[[Snapshot], None],
     ) -> None:
         """Run until SIGTERM or SIGINT. Raises PlantFault at start, CoreFault when we are broken."""
         loop = asyncio.get_running_loop()
@@ -88,7 +89,7 @@ class Daemon:
             await start_surface()
             gc.collect()
             gc.freeze()  # what is here now stays: no collection need look at it again
-            await self._loop()
+            await self._loop(published)
         except CoreFault:
             await self._restore_baselines("the core failed")
             raise
@@ -96,6 +97,7 @@ class Daemon:
             self._tell(self._notifier.stopping, "stopping")
             await close_surface()
             await self._close()
+            self._notifier.close()
 
     async def _start(self) -> None:
         config = self.config
@@ -123,13 +125,13 @@ class Daemon:
             clock=self._clock,
         )
 
-    async def _loop(self) -> None:
+    async def _loop(self, published: Callable[[Snapshot], None]) -> None:
         cadence_ns = round(self.cadence_s * 1e9)
         slot = self._clock.mono_ns()
         ready = False
         while not self._stop.is_set():
             await asyncio.gather(*(pool.tick() for pool in self._pools.values()))
-            self._publish()
+            published(self._publish())
             status = self._status()
             if not ready:
                 self._tell(self._notifier.ready, status)
@@ -156,7 +158,7 @@ class Daemon:
             pass  # the slot has come
         return slot
 
-    def _publish(self) -> None:
+    def _publish(self) -> Snapshot:
         snapshots = tuple(p.snapshot for p in self._pools.values() if p.snapshot is not None)
         errors = {p.journal_error for p in self._pools.values() if p.journal_error}
         self.latest = Snapshot(
@@ -167,6 +169,7 @@ class Daemon:
             journal_error="; ".join(sorted(errors)),
             pools=snapshots,
         )
+        return self.latest
 
     def _status(self) -> str:
         """One line for the service manager."""

@@ -1,0 +1,196 @@
+"""The UNIX socket at which operators ask for changes; the kernel says who they are."""
+
+import errno
+import grp
+import os
+import pwd
+import socket
+import stat
+import struct
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from aiohttp import web
+
+from poolwright.core.errors import PlantFault
+from poolwright.core.model import Command, CommandKind
+
+ASKABLE = (CommandKind.PAUSE, CommandKind.RESUME)  # the others are the daemon's own
+MODE = 0o660
+BODY_LIMIT = 4096
+WHY_LIMIT = 500
+_SO_PEERGROUPS = 59  # Linux 4.13, <asm-generic/socket.h>; not in Python's socket module
+_GETSOCKOPT_MOST = 1024  # bytes; Python refuses more
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """Who is at the other end, as the kernel saw it when the connection was made."""
+
+    pid: int
+    uid: int
+    gids: frozenset[int]
+
+    def __str__(self) -> str:
+        """For the journal: `alice (pid 4711)`."""
+        try:
+            user = pwd.getpwuid(self.uid).pw_name
+        except KeyError:
+            user = f"uid {self.uid}"
+        return f"{user} (pid {self.pid or 'unknown'})"
+
+
+class Asked(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of a request."""
+
+    why: str
+
+    def __post_init__(self) -> None:
+        """Keep the journal and the terminal clean. ValueError is answered with status 400."""
+        if not (self.why.strip() and self.why.isprintable() and len(self.why) <= WHY_LIMIT):
+            raise ValueError(f"`why` is one line of 1 to {WHY_LIMIT} printable characters")
+
+
+class ControlServer:
+    """POST /v1/pools/{pool}/pause and /resume with {"why": "..."}.
+
+    Answers 202 when the request will be in the pool's next tick, 403 to whom it does not know,
+    404 for an unknown pool, 400 for a body that it does not understand.
+    """
+
+    def __init__(
+        self, path: str, command: Callable[[str, Command], bool], group: str | None = None
+    ) -> None:
+        """`group`: whose members may command as well. PlantFault when there is no such group."""
+        self._path = path
+        self._command = command
+        self._gid = None if group is None else _gid(path, group)
+        self._runner: web.AppRunner | None = None
+        self._inode: int | None = None
+
+    async def start(self) -> None:
+        """Listen. PlantFault naming the path when it cannot be bound or somebody answers on it."""
+        app = web.Application(client_max_size=BODY_LIMIT)
+        for kind in ASKABLE:
+            app.router.add_post(f"/v1/pools/{{pool}}/{kind.value}", self._handler(kind))
+        self._runner = web.AppRunner(
+            app, access_log=None, handle_signals=False, shutdown_timeout=0.5, lingering_time=1.0
+        )
+        await self._runner.setup()
+        try:
+            await web.SockSite(self._runner, self._bound()).start()
+            self._inode = Path(self._path).stat().st_ino
+        except OSError as error:
+            await self.close()
+            raise PlantFault(f"cannot listen on {self._path}: {error.strerror or error}") from error
+        except PlantFault:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Stop listening, and remove the socket's file if it is still ours. May be called twice."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+        path = Path(self._path)
+        if self._inode is not None and path.exists() and path.stat().st_ino == self._inode:
+            path.unlink()
+        self._inode = None
+
+    def _bound(self) -> socket.socket:
+        """A bound socket that does not listen yet: nobody gets in before its mode is set."""
+        _remove_stale(Path(self._path))
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            made.bind(self._path)
+            Path(self._path).chmod(MODE)
+            if self._gid not in (None, Path(self._path).stat().st_gid):
+                os.chown(self._path, -1, self._gid)
+        except OSError:
+            made.close()
+            raise
+        return made
+
+    def _handler(self, kind: CommandKind) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def handle(request: web.Request) -> web.Response:
+            if request.transport is None:
+                raise ConnectionResetError(f"{self._path}: the peer has gone")
+            peer = peer_of(request.transport.get_extra_info("socket"))
+            if not self._may_command(peer):
+                return _answer(403, error=f"{peer} may not command poolwright")
+            try:
+                asked = msgspec.json.decode(await request.read(), type=Asked)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                return _answer(400, error=str(error))
+            pool = request.match_info["pool"]
+            if not self._command(pool, Command(kind=kind, who=str(peer), why=asked.why.strip())):
+                return _answer(404, error=f"no pool {pool!r}")
+            return _answer(202, pool=pool, asked=kind.value, who=str(peer))
+
+        return handle
+
+    def _may_command(self, peer: Peer) -> bool:
+        return peer.uid in (0, os.geteuid()) or (self._gid is not None and self._gid in peer.gids)
+
+
+def peer_of(connection: socket.socket) -> Peer:
+    """The peer of a UNIX connection: SO_PEERCRED and SO_PEERGROUPS of unix(7) and socket(7)."""
+    packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
+    pid, uid, gid = struct.unpack("iII", packed)
+    try:
+        more = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GETSOCKOPT_MOST)
+    except OSError as error:
+        if error.errno != errno.ERANGE:
+            raise
+        gids: Sequence[int] = _groups_by_name(
+            uid, gid
+        )  # more groups than Python's getsockopt can hold
+    else:
+        gids = struct.unpack(f"{len(more) // 4}I", more)
+    return Peer(pid=pid, uid=uid, gids=frozenset((gid, *gids)))
+
+
+def _groups_by_name(uid: int, gid: int) -> Sequence[int]:
+    """The groups that the user database gives a user; none for a user that it does not know."""
+    try:
+        return os.getgrouplist(pwd.getpwuid(uid).pw_name, gid)
+    except KeyError:
+        return ()
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove a socket's file on which nobody answers; PlantFault when it is anything else."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise PlantFault(f"cannot listen on {path}: it exists and is not a socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+        except OSError as error:  # not proven dead: leave it alone
+            raise PlantFault(f"cannot listen on {path}: {error.strerror or error}") from error
+    raise PlantFault(f"cannot listen on {path}: another process answers there")
+
+
+def _gid(path: str, group: str) -> int:
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError as error:
+        raise PlantFault(f"{path}: there is no group {group!r}") from error
+
+
+def _answer(status: int, **said: str) -> web.Response:
+    return web.Response(
+        status=status,
+        body=msgspec.json.encode(said),
+        content_type="application/json",
+        headers={"Cache-Control": "no-store"},
+    )

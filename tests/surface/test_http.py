@@ -1,0 +1,196 @@
+"""The TCP side with a real client on loopback."""
+
+import asyncio
+import socket
+
+import aiohttp
+import msgspec
+import pytest
+import snapshots as make
+
+from poolwright.core.errors import PlantFault
+from poolwright.engine.snapshot import PoolSnapshot, Snapshot
+from poolwright.surface.http import MOST_CONNECTIONS, Surface, host_port
+
+pytestmark = pytest.mark.e2e
+
+PATHS = ("/", "/metrics", "/healthz", "/readyz", "/api/v1/status", "/api/v1/status/web")
+
+
+async def got(client, path, **kwargs):
+    async with client.get(path, **kwargs) as answer:
+        return answer.status, await answer.text()
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_every_page_answers_and_is_not_kept(client, path):
+    async with client.get(path) as answer:
+        assert answer.status == 200
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert "Server" not in answer.headers
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+async def test_tcp_is_read_only(client, world, path, method):
+    async with client.request(method, path) as answer:
+        assert answer.status == 405
+    assert world.commands == []
+
+
+@pytest.mark.parametrize(
+    "path", ["/nope", "/metrics/", "/api/v1", "/v1/pools/web/pause", "/%2e%2e/etc/passwd"]
+)
+async def test_everything_else_is_not_found(client, path):
+    assert (await got(client, path))[0] == 404
+
+
+async def test_metrics_follow_the_accept_header(client):
+    async with client.get("/metrics", headers={"Accept": "text/plain"}) as answer:
+        assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    wanted = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}
+    async with client.get("/metrics", headers=wanted) as answer:
+        assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
+        assert (await answer.text()).endswith("# EOF\n")
+
+
+async def test_published_ticks_reach_the_histogram(client, surface, world):
+    surface.published(world.snapshot)
+    line = 'poolwright_tick_duration_seconds_count{pool="web"} 1.0'
+    assert line in (await got(client, "/metrics"))[1]
+
+
+@pytest.mark.parametrize(("age_s", "status"), [(0.0, 200), (4.9, 200), (5.0, 503), (600.0, 503)])
+async def test_health_is_that_ticks_are_recent(client, world, age_s, status):
+    world.mono_ns += int(age_s * 1e9)
+    code, text = await got(client, "/healthz")
+    assert code == status
+    assert (text == "ok\n") == (status == 200)
+    if status == 503:
+        assert text == f"web: the newest tick is {age_s:.1f} s old, 5 s allowed\n"
+
+
+async def test_one_pool_that_stands_still_is_enough(client, world):
+    old = make.pool_snapshot("mail", tick=make.tick(400))
+    world.snapshot = make.snapshot(make.pool_snapshot("web"), old)
+    code, text = await got(client, "/healthz")
+    assert (code, text) == (503, "mail: the newest tick is 12.0 s old, 5 s allowed\n")
+
+
+async def test_before_the_first_tick_nothing_is_claimed(client, world):
+    world.snapshot = None
+    for path in ("/healthz", "/readyz", "/api/v1/status", "/api/v1/status/web"):
+        assert await got(client, path) == (503, "no tick has been made yet\n")
+    assert (await got(client, "/metrics"))[0] == 200
+    assert "no tick has been made yet" in (await got(client, "/"))[1]
+
+
+async def test_ready_when_every_pool_was_seen_once(client, world):
+    world.snapshot = make.snapshot(make.pool_snapshot("web"), make.blind_pool("mail"))
+    assert await got(client, "/readyz") == (503, "not seen yet: mail\n")
+    world.snapshot = make.snapshot(make.pool_snapshot("web", tick=make.tick(applied=None)))
+    assert await got(client, "/readyz") == (200, "ready\n")
+
+
+async def test_the_status_is_the_whole_snapshot(client, world):
+    _, text = await got(client, "/api/v1/status")
+    assert msgspec.json.decode(text, type=Snapshot) == world.snapshot
+    _, text = await got(client, "/api/v1/status/web")
+    assert msgspec.json.decode(text, type=PoolSnapshot) == world.snapshot.pools[0]
+    assert await got(client, "/api/v1/status/mail") == (404, "no pool 'mail'; there is web\n")
+
+
+async def test_the_page_runs_no_script_and_escapes(client, world):
+    world.snapshot = make.snapshot(
+        make.pool_snapshot(
+            "<script>x</script>", decision=make.hold(detail="<img src=x>", advice=make.at(4))
+        ),
+        journal_error="<b>disk</b> full",
+    )
+    _, text = await got(client, "/")
+    for bad in ("<script", "<img", "<b>disk"):
+        assert bad not in text
+    assert "&lt;script&gt;x&lt;/script&gt;" in text
+    assert 'href="/api/v1/status/%3Cscript%3Ex%3C%2Fscript%3E"' in text
+    assert "journal: &lt;b&gt;disk&lt;/b&gt; full" in text
+    assert "measuring this setting: &lt;img src=x&gt; (advice: workers=4)" in text
+
+
+async def test_big_requests_are_refused(client):
+    async with client.get("/healthz", headers={"X-Big": "x" * 5000}) as answer:
+        assert answer.status == 400
+    async with client.get("/healthz?" + "x" * 3000) as answer:
+        assert answer.status == 400
+    async with client.get("/healthz", data=b"x" * 100) as answer:
+        assert answer.status == 413
+
+
+async def test_garbage_does_not_hurt(surface, client):
+    host, port = host_port(surface.address)
+    for garbage in (b"\x16\x03\x01\x00\xa5", b"GET\r\n\r\n", b"\x00" * 9000 + b"\r\n\r\n"):
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(garbage)
+        writer.write_eof()
+        async with asyncio.timeout(5):
+            answer = await reader.read()
+        assert not answer or b" 400 " in answer.split(b"\r\n")[0]
+        writer.close()
+        await writer.wait_closed()
+    assert (await got(client, "/healthz"))[0] == 200
+
+
+async def test_idle_clients_cannot_use_up_the_file_descriptors(surface, client):
+    host, port = host_port(surface.address)
+    idle = [await asyncio.open_connection(host, port) for _ in range(3 * MOST_CONNECTIONS)]
+    assert (await got(client, "/healthz"))[0] == 200
+    async with asyncio.timeout(5):
+        for reader, _ in idle[: 2 * MOST_CONNECTIONS]:  # the oldest made room
+            assert await reader.read() == b""
+    for _, writer in idle:
+        writer.close()
+
+
+async def test_a_taken_address_is_named_and_nothing_stays_open(world, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        made = Surface(lambda: world.snapshot)
+        with pytest.raises(PlantFault, match=f"cannot listen on {address}: "):
+            await made.start(address, str(tmp_path / "c.sock"), world.command)
+    assert not (tmp_path / "c.sock").exists()
+
+
+async def test_a_control_socket_that_cannot_be_made_closes_tcp_again(world, tmp_path):
+    made = Surface(lambda: world.snapshot)
+    where = str(tmp_path / "no" / "such" / "folder" / "c.sock")
+    with pytest.raises(PlantFault, match=r"such/folder/c\.sock: No such file"):
+        await made.start("127.0.0.1:0", where, world.command)
+    async with aiohttp.ClientSession(f"http://{made.address}") as session:
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await session.get("/healthz")
+
+
+async def test_both_sides_may_be_left_out_and_close_is_idempotent(world):
+    made = Surface(lambda: world.snapshot)
+    await made.close()
+    await made.start(None, None, world.command)
+    assert made.address == ""
+    await made.close()
+    await made.close()
+
+
+async def test_ipv6(world):
+    made = Surface(lambda: world.snapshot, mono_ns=lambda: world.mono_ns)
+    await made.start("[::1]:0", None, world.command)
+    async with aiohttp.ClientSession(f"http://{made.address}") as session:
+        assert await got(session, "/healthz") == (200, "ok\n")
+    await made.close()
+
+
+@pytest.mark.parametrize(
+    "listen", ["", "9817", ":9817", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "h:70000", "::1:9817"]
+)
+def test_an_address_of_another_form_is_refused(listen):
+    with pytest.raises(PlantFault, match="not of the form host:port"):
+        host_port(listen)

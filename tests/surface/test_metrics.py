@@ -1,0 +1,225 @@
+"""The exposition: complete, clean, and silent about what is not known."""
+
+import shutil
+import subprocess
+from dataclasses import replace
+
+import pytest
+import snapshots as make
+from prometheus_client import REGISTRY
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from poolwright.core.model import Phase, Reading, Status
+from poolwright.core.sample import Sample
+from poolwright.engine.snapshot import LearnerState, Recent
+from poolwright.surface.metrics import Exposition, predictions
+
+OPENMETRICS = "application/openmetrics-text;version=1.0.0"
+
+
+def rendered(snapshot, *, published=1):
+    exposition = Exposition("0.1.0", lambda: snapshot)
+    for _ in range(published):
+        exposition.collector.published(snapshot)
+    return exposition.render("")[0].decode()
+
+
+def samples(text):
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in parse_text(text)
+        for sample in family.samples
+        if sample.name.startswith("poolwright_")
+    }
+
+
+def one(snapshot, name, **labels):
+    return samples(rendered(snapshot))[f"poolwright_{name}", tuple(sorted(labels.items()))]
+
+
+def names(snapshot):
+    return {name for name, _ in samples(rendered(snapshot))}
+
+
+def test_promtool_finds_nothing_to_say():
+    promtool = shutil.which("promtool")
+    assert promtool, "promtool is missing: apt-get install -y --no-install-recommends prometheus"
+    text = rendered(make.snapshot(make.pool_snapshot("web"), make.blind_pool("mail")))
+    done = subprocess.run(
+        [promtool, "check", "metrics"], input=text, text=True, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_both_formats_say_the_same():
+    snapshot = make.snapshot(make.pool_snapshot("web"), make.blind_pool("mail"))
+    exposition = Exposition("0.1.0", lambda: snapshot)
+    exposition.collector.published(snapshot)
+    text, text_type = exposition.render("text/plain;version=0.0.4")
+    open_text, open_type = exposition.render(OPENMETRICS)
+    assert text_type.startswith("text/plain")
+    assert open_type.startswith("application/openmetrics-text")
+    assert open_text.endswith(b"# EOF\n")
+    opened = {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in parse_openmetrics(open_text.decode())
+        for sample in family.samples
+        if sample.name.startswith("poolwright_")
+    }
+    assert opened == samples(text.decode())
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "expected"),
+    [
+        ("build_info", {"version": "0.1.0"}, 1),
+        ("ready", {}, 1),
+        ("journal_ok", {}, 1),
+        ("pool_up", {"pool": "web"}, 1),
+        ("pool_phase", {"pool": "web", "phase": "explore"}, 1),
+        ("pool_phase", {"pool": "web", "phase": "blind"}, 0),
+        ("knob_wanted", {"pool": "web", "knob": "workers"}, 5),
+        ("knob_applied", {"pool": "web", "knob": "workers"}, 5),
+        ("knob_baseline", {"pool": "web", "knob": "workers"}, 5),
+        ("knob_lower", {"pool": "web", "knob": "workers"}, 2),
+        ("knob_upper", {"pool": "web", "knob": "workers"}, 64),
+        ("latency_seconds", {"pool": "web", "quantile": "0.99"}, 0.158),
+        ("latency_seconds", {"pool": "web", "quantile": "0.5"}, 0.051),
+        ("jitter_seconds", {"pool": "web"}, 0.03),
+        ("load_requests_per_second", {"pool": "web"}, 48),
+        ("error_ratio", {"pool": "web"}, 0.5 / 47.5),
+        ("memory_bytes", {"pool": "web"}, 412e6),
+        ("power_watts", {"pool": "web", "source": "model"}, 31),
+        ("power_error_watts", {"pool": "web", "source": "model"}, 4),
+        ("predicted_latency_seconds", {"pool": "web", "percentile": "99"}, 0.16),
+        ("prediction_error_latency_seconds", {"pool": "web", "percentile": "99"}, 0.009),
+        ("predicted_power_watts", {"pool": "web"}, 31),
+        ("decisions_total", {"pool": "web", "action": "hold", "reason": "measuring"}, 380),
+        ("guard_trips_total", {"pool": "web", "reason": "slo_breach"}, 1),
+        ("late_ticks_total", {"pool": "web"}, 2),
+        ("probes_total", {"pool": "web"}, 6),
+        ("fit_failures_total", {"pool": "web"}, 1),
+        ("sensor_success", {"pool": "web", "sensor": make.STATSD}, 1),
+        ("sensor_read_duration_seconds", {"pool": "web", "sensor": make.TREE}, 0.0012),
+        ("learner_state", {"pool": "web", "state": "idle"}, 1),
+        ("learner_state", {"pool": "web", "state": "failed"}, 0),
+        ("learner_resident_memory_bytes", {"pool": "web"}, 142e6),
+        ("plan_version", {"pool": "web"}, 7),
+        (
+            "policy_info",
+            {
+                "pool": "web",
+                "policy": "balanced",
+                "sha256": make.POLICY.sha256,
+                "mode": "auto",
+                "actuator": "gunicorn /run/web/gunicorn.pid",
+            },
+            1,
+        ),
+    ],
+)
+def test_what_is_known_is_told(name, labels, expected):
+    assert one(make.snapshot(), name, **labels) == pytest.approx(expected)
+
+
+def test_every_counter_of_the_snapshot_is_told():
+    told = names(make.snapshot())
+    for counter, _ in make.COUNTERS:
+        assert f"poolwright_{counter.split(':')[0]}_total" in told
+
+
+def test_what_is_not_known_is_absent_and_nothing_is_nan():
+    text = rendered(make.snapshot(make.blind_pool()))
+    told = {name for name, _ in samples(text)}
+    for name in (
+        "latency_seconds", "latency_estimated", "jitter_seconds", "load_requests_per_second",
+        "throughput_requests_per_second", "error_ratio", "cpu_cores", "memory_bytes",
+        "power_watts", "power_error_watts", "knob_wanted", "knob_applied", "knob_baseline",
+        "plan_version", "predicted_latency_seconds", "learner_resident_memory_bytes",
+        "last_move_timestamp_seconds", "knob_advised",
+    ):  # fmt: skip
+        assert f"poolwright_{name}" not in told
+    assert "nan" not in text.lower()
+    assert one(make.snapshot(make.blind_pool()), "pool_up", pool="web") == 0
+    assert one(make.snapshot(make.blind_pool()), "pool_ready", pool="web") == 0
+    assert one(make.snapshot(make.blind_pool()), "ready") == 0
+
+
+def test_zero_is_a_value():
+    quiet = make.pool_snapshot(sample=Sample(tick=412, dt_s=1.0, load_rps=0.0, throughput_rps=0.0))
+    assert one(make.snapshot(quiet), "load_requests_per_second", pool="web") == 0
+    assert "poolwright_error_ratio" not in names(make.snapshot(quiet))
+
+
+def test_without_a_snapshot_only_the_build_is_known():
+    text = Exposition("0.1.0", lambda: None).render("")[0].decode()
+    assert set(samples(text)) == {
+        ("poolwright_build_info", (("version", "0.1.0"),)),
+        ("poolwright_ready", ()),
+    }
+    assert samples(text)["poolwright_ready", ()] == 0
+
+
+def test_the_process_is_told_in_our_registry_only():
+    text = rendered(make.snapshot())
+    assert "process_resident_memory_bytes" in text
+    assert "python_gc" not in text
+    assert not [f for f in REGISTRY.collect() if f.name.startswith("poolwright")]
+
+
+def test_every_tick_counts_in_the_histogram():
+    fast, slow = make.snapshot(), make.snapshot(make.pool_snapshot(tick_duration_s=9.0))
+    exposition = Exposition("0.1.0", lambda: slow)
+    for snapshot in (fast, fast, slow):
+        exposition.collector.published(snapshot)
+    seen = samples(exposition.render("")[0].decode())
+
+    def bucket(le):
+        key = (("le", le), ("pool", "web"))
+        return seen["poolwright_tick_duration_seconds_bucket", key]
+
+    assert [bucket(le) for le in ("0.0025", "0.005", "2.5", "+Inf")] == [0, 2, 2, 3]
+    assert seen["poolwright_tick_duration_seconds_count", (("pool", "web"),)] == 3
+    total = seen["poolwright_tick_duration_seconds_sum", (("pool", "web"),)]
+    assert total == pytest.approx(9.0062)
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"), [(Status.NO_DATA, 1), (Status.STALE, 0), (Status.ERROR, 0)]
+)
+def test_a_sensor_succeeds_only_when_all_it_gives_is_sound(status, expected):
+    readings = (*make.tick().readings, Reading(signal="x", source=make.TREE, status=status))
+    pool = make.pool_snapshot(tick=make.tick(readings=readings))
+    assert one(make.snapshot(pool), "sensor_success", pool="web", sensor=make.TREE) == expected
+    assert one(make.snapshot(pool), "sensor_success", pool="web", sensor=make.STATSD) == 1
+
+
+def test_predictions_are_of_the_applied_setting_at_the_present_load():
+    pool = make.pool_snapshot()
+    p99 = dict(predictions(pool))["latency_p99_s"]
+    assert p99.mean == 0.16
+    six = make.tick(applied=replace(pool.tick.applied, setting=make.at(6)))
+    assert dict(predictions(replace(pool, tick=six)))["latency_p99_s"].mean == 0.171
+    unknown = make.tick(applied=replace(pool.tick.applied, setting=make.at(33)))
+    assert predictions(replace(pool, tick=unknown)) == ()
+    assert predictions(replace(pool, plan=None)) == ()
+
+
+def test_labels_are_escaped():
+    odd = make.pool_snapshot('a"b\\c\nd')
+    assert one(make.snapshot(odd), "pool_up", pool='a"b\\c\nd') == 1
+
+
+def test_each_phase_and_learner_state_has_its_sample():
+    seen = samples(rendered(make.snapshot()))
+    phases = {dict(labels)["phase"] for name, labels in seen if name == "poolwright_pool_phase"}
+    states = {dict(labels)["state"] for name, labels in seen if name == "poolwright_learner_state"}
+    assert phases == {phase.value for phase in Phase}
+    assert states == {state.value for state in LearnerState}
+
+
+def test_estimated_latency_is_marked():
+    pool = make.pool_snapshot(recent=Recent(span_s=10, count=3, p99_s=0.2, estimated=True))
+    assert one(make.snapshot(pool), "latency_estimated", pool="web") == 1
+    assert one(make.snapshot(), "latency_estimated", pool="web") == 0
