@@ -1,0 +1,156 @@
+"""Evidence as arrays: where it was seen (Points) and what was seen there (Table)."""
+
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from poolwright.core.model import Context, Evidence, FitRequest, Setting
+
+Array: TypeAlias = NDArray[np.float64]
+Mask: TypeAlias = NDArray[np.bool_]
+
+_LOAD_FLOOR = 0.01  # of the highest load seen: below it the logarithm says nothing useful
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Points:
+    """Inputs of the surrogate: knob levels (n, knobs), load [rps] and foreign CPU share (n,)."""
+
+    levels: Array
+    load: Array
+    foreign: Array
+
+    def __len__(self) -> int:
+        """How many points."""
+        return len(self.load)
+
+    def __getitem__(self, rows: "Mask | NDArray[np.intp] | slice") -> "Points":
+        """Some of the points."""
+        return Points(levels=self.levels[rows], load=self.load[rows], foreign=self.foreign[rows])
+
+    @property
+    def concurrency(self) -> Array:
+        """Requests that can be in service at once: the product of the knobs (workers x threads)."""
+        return np.asarray(np.prod(np.maximum(self.levels, 0.5), axis=1), dtype=np.float64)
+
+    @property
+    def octaves(self) -> Array:
+        """log2 of each knob's level; a level of 0 counts as one half."""
+        return np.asarray(np.log2(np.maximum(self.levels, 0.5)), dtype=np.float64)
+
+    @property
+    def features(self) -> Array:
+        """What the residual's kernel sees: octaves, log load, foreign CPU share."""
+        return np.column_stack([self.octaves, np.log(self.load), self.foreign])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """The usable evidence, oldest first. A response that was not seen is NaN in `mean`."""
+
+    knobs: tuple[str, ...]
+    points: Points
+    weight: Array
+    idle: Mask  # app-limited and less than half busy: says nothing against the capacity
+    breached: Mask
+    mean: dict[str, Array]
+    std: dict[str, Array]
+    load_floor: float
+
+    def seen(self, response: str) -> bool:
+        """Whether any row has `response`."""
+        return response in self.mean and bool(np.isfinite(self.mean[response]).any())
+
+    def context_points(self, levels: Array, load: float | Array, foreign: float) -> Points:
+        """`levels` at one load (or one each), floored as the evidence was."""
+        loads = np.maximum(np.broadcast_to(np.asarray(load, dtype=np.float64), len(levels)), 0.0)
+        return Points(
+            levels=levels,
+            load=np.maximum(loads, self.load_floor),
+            foreign=np.full(len(levels), foreign),
+        )
+
+
+def _load_of(evidence: Evidence) -> float | None:
+    """Offered load; what was completed stands in where nobody knew the arrivals."""
+    observation = evidence.observation
+    if observation.context.load_rps is not None:
+        return observation.context.load_rps
+    completed = observation.response("throughput_rps")
+    return None if completed is None else completed.mean
+
+
+def levels_of(setting: Setting, knobs: tuple[str, ...]) -> list[float]:
+    """The levels in the order of `knobs`; ValueError when the setting is of other knobs."""
+    if tuple(name for name, _ in setting.levels) != knobs:
+        raise ValueError(f"a setting of {', '.join(knobs)} was expected, not {setting}")
+    return [float(level) for _, level in setting.levels]
+
+
+def _known_foreign(ratios: list[float | None]) -> Array:
+    """Foreign CPU shares; an unknown one is taken for the median of those known."""
+    known = [ratio for ratio in ratios if ratio is not None]
+    usual = float(np.median(known)) if known else 0.0  # no row knows: it cannot explain anything
+    return np.array([usual if ratio is None else ratio for ratio in ratios], dtype=np.float64)
+
+
+def _in_order(evidence: tuple[Evidence, ...]) -> list[Evidence]:
+    """Oldest first, as given; what opened in the same tick in an order of its own.
+
+    Rounding depends on the order of rows, and a plan must not depend on how ties were listed.
+    """
+    runs = groupby(evidence, key=lambda item: item.observation.opened_tick)
+    return [item for _, run in runs for item in sorted(run, key=repr)]
+
+
+def tabulate(request: FitRequest) -> Table:
+    """The evidence of `request` as arrays. Raises ValueError when none of it is usable."""
+    knobs = tuple(sorted(knob.name for knob in request.policy.knobs))
+    kept = [
+        (evidence, load)
+        for evidence in _in_order(request.evidence)
+        if evidence.weight > 0.0
+        and evidence.observation.responses
+        and (load := _load_of(evidence)) is not None
+    ]
+    if not kept:
+        raise ValueError("no usable evidence: no window with a weight, a load and a response")
+    observations = [evidence.observation for evidence, _ in kept]
+    loads = np.array([load for _, load in kept], dtype=np.float64)
+    floor = max(_LOAD_FLOOR * float(loads.max()), 1e-3)
+    points = Points(
+        levels=np.array([levels_of(o.setting, knobs) for o in observations]),
+        load=np.maximum(loads, floor),
+        foreign=_known_foreign([o.context.foreign_cpu_ratio for o in observations]),
+    )
+    names = sorted({name for o in observations for name, _ in o.responses})
+    mean = {name: np.full(len(kept), np.nan) for name in names}
+    std = {name: np.full(len(kept), np.nan) for name in names}
+    for row, observation in enumerate(observations):
+        for name, estimate in observation.responses:
+            mean[name][row] = estimate.mean
+            std[name][row] = estimate.std
+    middle = mean.get("latency_p50_s", np.full(len(kept), np.nan))
+    busy = points.load * middle / points.concurrency  # Little's law; NaN compares false
+    return Table(
+        knobs=knobs,
+        points=points,
+        weight=np.array([evidence.weight for evidence, _ in kept]),
+        idle=np.array([o.app_limited for o in observations]) & ~(busy >= 0.5),
+        breached=np.array([o.breached for o in observations]),
+        mean=mean,
+        std=std,
+        load_floor=floor,
+    )
+
+
+def present(request: FitRequest, table: Table) -> Context:
+    """Load and foreign CPU now; the newest window's where the request does not know."""
+    load, foreign = request.context.load_rps, request.context.foreign_cpu_ratio
+    return Context(
+        load_rps=float(table.points.load[-1]) if load is None else load,
+        foreign_cpu_ratio=float(table.points.foreign[-1]) if foreign is None else foreign,
+    )
