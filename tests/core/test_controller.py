@@ -114,6 +114,36 @@ def test_clients_that_queue_make_the_pool_grow_at_once():
     assert decision.setting == setting(workers=10)
 
 
+def test_after_growth_for_a_queue_nothing_shrinks_before_it_was_measured():
+    bench = Bench(workers=8)
+    bench.answer(bench.warm(), 8)
+    bench.until(lambda d: d.moves, seen=readings(queue=40.0), most=5)
+    assert bench.workers == 10
+    decisions = [bench.tick() for _ in range(4)]
+    assert decisions[-1].reason is Reason.QUEUEING
+    assert not any(d.moves for d in decisions), "the plan says 8, and has to wait"
+    asked = bench.until(lambda d: d.fit_request is not None)
+    assert asked.observation.setting == setting(workers=10)
+    assert bench.answer(asked, 8).setting == setting(workers=8)
+
+
+def test_a_shrink_that_makes_clients_queue_is_repeated_later_and_later():
+    bench = Bench(workers=8)
+    asked = bench.warm()
+    waits = []
+    for _ in range(3):
+        bench.answer(asked, 8)
+        bench.until(lambda d: d.moves and d.reason is Reason.QUEUEING, seen=readings(queue=40.0))
+        began = bench.index
+        while bench.workers != 8:
+            decision = bench.tick()
+            if decision.fit_request is not None:
+                asked = decision
+                bench.answer(asked, 8)
+        waits.append(bench.index - began)
+    assert waits[0] < waits[1] < waits[2]
+
+
 def test_no_growth_beyond_the_memory_forecast():
     bench = Bench(workers=8)
     bench.answer(bench.warm(), 8)

@@ -162,6 +162,9 @@ class Controller:
             if probing:
                 state.budget.spend()
             state.probing = probing
+            assert current is not None
+            if any(target[name] < level for name, level in current.levels):
+                state.shrunk_at_window = state.windows
             state.unsettle()
         closed, state.closed = state.closed, None
         if closed is not None and asked is None:  # a window cut short by a reflex

@@ -16,7 +16,8 @@ _SPREAD = 1.645  # one-sided 95 %
 _QUANTILE = {"latency_p50_s": 0.50, "latency_p95_s": 0.95, "latency_p99_s": 0.99}
 _QUEUEING_TICKS = 2
 _DRAIN_TICKS = 3
-_DRAIN_SHARE = 0.85  # a queue that lost 15 % in three ticks is going away by itself
+_DRAIN_SHARE = 0.93  # a queue that lost 7 % in three ticks is going away by itself
+_BUSY_CPU = 0.9  # of the host: more workers would only share it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +53,29 @@ class Guard:
     def draining(self) -> bool:
         """Whether a queue is there and is going away by itself."""
         before, now = self._queues[0] if self._queues else None, self._recent_queue()
-        full = len(self._queues) == self._queues.maxlen
-        return full and bool(before) and now is not None and now <= _DRAIN_SHARE * (before or 0.0)
+        return (
+            self.queue_seen
+            and bool(before)
+            and now is not None
+            and now <= _DRAIN_SHARE * (before or 0.0)
+        )
+
+    @property
+    def queue_seen(self) -> bool:
+        """Whether enough ticks of the queue were seen to tell a draining one from a growing one."""
+        return len(self._queues) == self._queues.maxlen
+
+    @property
+    def cpu_busy(self) -> bool:
+        """Whether the host's CPU was nearly used up over the recent ticks."""
+        known = [s.host_cpu_ratio for s in self._recent if s.host_cpu_ratio is not None]
+        return bool(known) and sum(known) / len(known) > _BUSY_CPU
+
+    @property
+    def throughput_rps(self) -> float | None:
+        """Completions a second over the recent ticks."""
+        known = [s.throughput_rps for s in self._recent if s.throughput_rps is not None]
+        return sum(known) / len(known) if known else None
 
     def _recent_queue(self) -> float | None:
         return self._queues[-1] if self._queues else None
@@ -62,6 +84,7 @@ class Guard:
         """Drop what was seen at another setting: it must not speak against this one."""
         self._recent.clear()
         self._breaches.clear()
+        self._queues.clear()
         self._queueing = 0
 
     def judge(self, sample: Sample, applied: Setting | None) -> Verdict:

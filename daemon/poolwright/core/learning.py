@@ -67,6 +67,7 @@ def keep(state: State, observation: Observation | None) -> None:
     state.evidence.add(observation)
     state.windows += 1
     state.windows_since_fit += 1
+    state.no_shrink_windows = max(0, state.no_shrink_windows - 1)
     for old in [s for s, until in state.tabu.items() if until <= state.windows]:
         del state.tabu[old]
     if not observation.breached:
@@ -190,7 +191,7 @@ def _probe(state: State, plan: Plan) -> Intent | None:
     if state.phase not in (Phase.EXPLORE, Phase.CONVERGED):
         return None
     best = next((p for p in plan.probes if p.setting != state.commanded), None)
-    if best is None or best.setting in state.tabu:
+    if best is None or best.setting in state.tabu or _too_soon(state, best.setting):
         return None
     worth = best.gain_ratio >= rule.epsilon
     teaches = best.verdict is Verdict.PROBE and state.leverage_asked
@@ -216,6 +217,9 @@ def _follow(state: State, plan: Plan | None, *, fresh: bool) -> Intent:
         if state.phase is Phase.COOLDOWN:
             reason = Reason.COOLING_DOWN
         return Intent(action=Action.HOLD, reason=reason if state.settled else Reason.SETTLING)
+    if _too_soon(state, entry.setting):
+        left = f"{entry.setting} waits for {state.no_shrink_windows} more windows at this one"
+        return Intent(action=Action.HOLD, reason=Reason.QUEUEING, detail=f"clients queued; {left}")
     if plan is not None and not _worth_moving(state, plan, entry.setting):
         state.probing = False
         return Intent(
@@ -229,6 +233,13 @@ def _follow(state: State, plan: Plan | None, *, fresh: bool) -> Intent:
         wanted=entry.setting,
         detail=f"at {entry.load_lower_rps:.4g}..{entry.load_upper_rps:.4g} rps",
     )
+
+
+def _too_soon(state: State, wanted: Setting) -> bool:
+    """Clients queued a short time ago: what is smaller has to wait until this was measured."""
+    assert state.commanded is not None
+    smaller = any(wanted[name] < level for name, level in state.commanded.levels)
+    return smaller and state.no_shrink_windows > 0 and not state.guard.cpu_busy
 
 
 def _worth_moving(state: State, plan: Plan, wanted: Setting) -> bool:

@@ -29,6 +29,10 @@ _MISMATCH_TICKS = 3  # a crashed worker is back within one
 _BLIND_PHASE_S = 3.0
 _TABU_WINDOWS = 25
 _BACKOFF_MOST_S = 300.0
+_SOON_WINDOWS = 3
+_BROUGHT = 1.03  # a growth by a quarter that serves less than this more was in vain
+_CALM_WINDOWS = 40
+_PENALTY_MOST = 64
 _PRESSURES = (Reason.SLO_BREACH, Reason.ERROR_BREACH, Reason.MEMORY_BREACH, Reason.CPU_BREACH)
 
 
@@ -219,11 +223,19 @@ def _shed_memory(state: State) -> Intent:
 
 
 def queueing(state: State, verdict: Verdict, sample: Sample) -> Intent | None:
-    """Clients wait longer than they are served, and there is CPU to serve them: grow a quarter."""
-    if not verdict.queueing or not state.settled or not state.warm:
+    """Clients wait longer than they are served, and there is CPU to serve them: grow a quarter.
+
+    Not while the queue drains, and not again when the last growth served no more (own overload is
+    told from too few workers by what a worker more brings).
+    """
+    guard = state.guard
+    if not verdict.queueing and guard.queue_seen:
+        state.growth_throughput_rps = None
+    if not verdict.queueing or not state.settled or not state.warm or not guard.queue_seen:
         return None
     assert state.commanded is not None
-    if sample.host_cpu_ratio is not None and sample.host_cpu_ratio > state.policy.guard.cpu_ratio:
+    served, before = guard.throughput_rps, state.growth_throughput_rps
+    if guard.cpu_busy or served is None or (before is not None and served < _BROUGHT * before):
         return None
     wanted = state.commanded
     for name, level in wanted.levels:
@@ -232,11 +244,22 @@ def queueing(state: State, verdict: Verdict, sample: Sample) -> Intent | None:
         wanted = wanted.replace(name, min(knob.upper, level + more))
     if wanted == state.commanded:
         return None
-    state.probing = (
-        False  # the window is dropped: it saw another setting's backlog as much as its own
-    )
+    # The window is dropped: it saw another setting's backlog as much as its own.
+    state.probing = False
+    state.growth_throughput_rps = served
+    _distrust_shrinking(state)
     detail = f"{sample.queue_length:.0f} wait" if sample.queue_length is not None else ""
     return Intent(action=Action.TRACK, reason=Reason.QUEUEING, wanted=wanted, detail=detail)
+
+
+def _distrust_shrinking(state: State) -> None:
+    """Measure before anything smaller is taken, the longer the sooner this follows a shrink."""
+    shrunk = state.shrunk_at_window
+    if shrunk is not None and state.windows - shrunk <= _SOON_WINDOWS:
+        state.shrink_penalty = min(_PENALTY_MOST, 2 * state.shrink_penalty)
+    elif shrunk is None or state.windows - shrunk > _CALM_WINDOWS:
+        state.shrink_penalty = 1
+    state.no_shrink_windows = state.shrink_penalty
 
 
 def _larger(a: Setting, b: Setting) -> bool:

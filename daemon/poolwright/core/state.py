@@ -62,6 +62,10 @@ class State:
     mismatch_ticks: int = 0
     faults: int = 0
     backoff_s: float = 0.0
+    growth_throughput_rps: float | None = None  # when it last grew for a queue that is still there
+    no_shrink_windows: int = 0  # to be measured before anything smaller is taken
+    shrink_penalty: int = 1  # doubles when clients queue soon after a shrink
+    shrunk_at_window: int | None = None
     leverage_asked: bool = False  # the outstanding request wants to learn, not to gain
     closed: Observation | None = None  # the window that closed in this tick
     events: list[str] = field(default_factory=list)  # of this tick
@@ -102,6 +106,8 @@ class State:
             self.patience,
             self.cooldown_s,
             self.backoff_s,
+            self.no_shrink_windows,
+            self.shrink_penalty,
             probes,
             seconds,
             self.schedule.load_rps,
