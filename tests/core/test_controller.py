@@ -120,7 +120,7 @@ def test_after_growth_for_a_queue_nothing_shrinks_before_it_was_measured():
     bench.until(lambda d: d.moves, seen=readings(queue=40.0), most=5)
     assert bench.workers == 10
     decisions = [bench.tick() for _ in range(4)]
-    assert decisions[-1].reason is Reason.QUEUEING
+    assert decisions[-1].reason is Reason.COOLING_DOWN
     assert not any(d.moves for d in decisions), "the plan says 8, and has to wait"
     asked = bench.until(lambda d: d.fit_request is not None)
     assert asked.observation.setting == setting(workers=10)

@@ -131,7 +131,7 @@ class Guard:
         used, limit = sample.host_memory_used_bytes, sample.memory_limit_bytes
         if used is not None and limit and used > rule.memory_ratio * limit:
             found.add(Reason.MEMORY_BREACH)
-        if sample.host_cpu_ratio is not None and sample.host_cpu_ratio > rule.cpu_ratio:
+        if self._burns(sample):
             found.add(Reason.CPU_BREACH)
         for slo in self._policy.slo:
             if slo.response in _QUANTILE and self._slow(slo):
@@ -139,6 +139,13 @@ class Guard:
             if slo.response == "error_ratio" and self._failing(slo):
                 found.add(Reason.ERROR_BREACH)
         return frozenset(found)
+
+    def _burns(self, sample: Sample) -> bool:
+        """The host's CPU is used up, and not mostly by others: a smaller pool would free it."""
+        ratio, foreign = sample.host_cpu_ratio, sample.foreign_cpu_ratio
+        if ratio is None or ratio <= self._policy.guard.cpu_ratio:
+            return False
+        return foreign is None or foreign <= ratio / 2.0
 
     def _slow(self, slo: Slo) -> bool:
         """More requests over the bound than the quantile allows, beyond chance."""

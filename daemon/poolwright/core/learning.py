@@ -219,7 +219,7 @@ def _follow(state: State, plan: Plan | None, *, fresh: bool) -> Intent:
         return Intent(action=Action.HOLD, reason=reason if state.settled else Reason.SETTLING)
     if _too_soon(state, entry.setting):
         left = f"{entry.setting} waits for {state.no_shrink_windows} more windows at this one"
-        return Intent(action=Action.HOLD, reason=Reason.QUEUEING, detail=f"clients queued; {left}")
+        return Intent(action=Action.HOLD, reason=Reason.COOLING_DOWN, detail=left)
     if plan is not None and not _worth_moving(state, plan, entry.setting):
         state.probing = False
         return Intent(

@@ -18,7 +18,7 @@ REASONS: dict[Reason, str] = {
     Reason.ERROR_BREACH: "too many requests fail",
     Reason.CPU_BREACH: "the host's CPU is above its limit",
     Reason.QUEUEING: "requests queue for a worker",
-    Reason.COOLING_DOWN: "a guard tripped a short time ago; no probes yet",
+    Reason.COOLING_DOWN: "a guard tripped or clients queued a short time ago",
     Reason.NO_DATA: "what the guard needs cannot be seen",
     Reason.BLIND_TOO_LONG: "blind for too long: back to the last safe setting",
     Reason.OTHER_HAND: "another hand moved the level; standing back until `resume`",

@@ -196,6 +196,8 @@ def breach(state: State, verdict: Verdict, sample: Sample) -> Intent | None:
     if safe is not None and _larger(safe, state.commanded):
         state.advance(Event.BREACH, reason)
         state.cooldown_s = state.policy.guard.cooldown_s
+        state.probing = False
+        _distrust_shrinking(state)
         return Intent(action=Action.RETREAT, reason=reason, wanted=safe, urgent=True)
     return queueing(state, verdict, sample)
 

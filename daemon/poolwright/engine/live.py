@@ -140,7 +140,7 @@ class Daemon:
             self._tell(self._notifier.watchdog, status)
             if self._reload:
                 self._reload = False
-                self._reload_policies()
+                await self._reload_policies()
             slot = await self._sleep(slot + cadence_ns, cadence_ns)
 
     async def _sleep(self, slot: int, cadence_ns: int) -> int:
@@ -190,7 +190,7 @@ class Daemon:
     def _ask_reload(self) -> None:
         self._reload = True
 
-    def _reload_policies(self) -> None:
+    async def _reload_policies(self) -> None:
         """All policies or none: a bad file changes nothing."""
         self._tell(self._notifier.reloading, self._clock.mono_ns())
         try:
@@ -204,7 +204,7 @@ class Daemon:
             for name, policy in policies.items():
                 pool = self._pools.get(name)
                 if pool is not None and policy != pool.policy:
-                    pool.adopt(policy, "policy changed")
+                    await pool.adopt(policy, "policy changed")
                     _LOG.info("%s: policy %s, sha256 %s", name, policy.name, policy.sha256[:12])
         status = self._status()
         self._tell(self._notifier.ready, status)

@@ -86,8 +86,9 @@ class Pool:
         self.controller = Controller(self.policy, resume)
         self._index = 0
 
-    def adopt(self, policy: Policy, reason: str) -> None:
+    async def adopt(self, policy: Policy, reason: str) -> None:
         """Go on under another policy, in a run of its own, with all that was learned."""
+        await self.finish_actuation()
         resume = self.controller.resume()
         self._journal.end_run(self.run_id, reason, self._clock.wall_ns())
         self.policy = policy
@@ -169,6 +170,13 @@ class Pool:
             detail=str(error) or type(error).__name__,
         )
 
+    def _note(self, kind: str, text: str) -> None:
+        try:
+            self._journal.note(self.run_id, self._clock.wall_ns(), kind, text)
+        except PlantFault as fault:  # it is in the log as well
+            self.journal_error = str(fault)
+            _LOG.error("%s: %s", self.name, fault)
+
     def _close_intent(self, outcome: Actuation) -> None:
         try:
             self._journal.close_intent(self.run_id, outcome, self._clock.wall_ns())
@@ -183,9 +191,7 @@ class Pool:
             self._core_faults += 1
             self._counters["core_faults"] += 1
             _LOG.exception("%s: the core failed at tick %d", self.name, tick.index)
-            self._journal.note(
-                self.run_id, tick.wall_ns, "core_fault", f"tick {tick.index}: {error!r}"
-            )
+            self._note("core_fault", f"tick {tick.index}: {error!r}")
             if self._core_faults >= _FAULTS_MOST:
                 raise CoreFault(f"{self.name}: {self._core_faults} ticks in a row") from error
             return None
@@ -214,6 +220,8 @@ class Pool:
                 status=ActuationStatus.REFUSED,
                 detail="; ".join(wrong) or f"not journalled: {self.journal_error}",
             )
+            if written:
+                self._close_intent(self._refused)
             return
         if self._actuating is not None:
             self._actuating.cancel()

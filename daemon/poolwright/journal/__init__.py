@@ -1,1 +1,1 @@
-"""journal."""
+"""What happened: a journal in one SQLite file, and its readers."""

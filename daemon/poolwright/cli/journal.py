@@ -1,0 +1,266 @@
+"""`poolwright journal list|show|export|verify`: what happened, from the journal file.
+
+A live journal may be read: the daemon is not disturbed. `verify` ends with 0 when the journal is
+whole, 1 when it is damaged, 4 when it is whole but says itself that ticks are missing.
+"""
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from poolwright.core.errors import PlantFault
+from poolwright.journal import record
+from poolwright.journal.query import DecisionRow, JournalReader, RunRow
+from poolwright.journal.verify import Report, verify
+
+DEFAULT_JOURNAL = Path("/var/lib/poolwright/journal.db")
+EXIT_DAMAGED = 1
+EXIT_GAPS = 4
+_AGO_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def add(subparsers: Any) -> None:
+    """Add the command's arguments."""
+    parser = subparsers.add_parser(
+        "journal", help="list, show, export or verify what happened", description=__doc__
+    )
+    actions = parser.add_subparsers(dest="journal_action", metavar="ACTION", required=True)
+    listed = _action(actions, "list", "notable decisions, newest last")
+    _filters(listed, limit=50)
+    listed.add_argument("--json", action="store_true", help="JSON lines")
+    shown = _action(actions, "show", "one decision, whole")
+    which = shown.add_mutually_exclusive_group(required=True)
+    which.add_argument("id", nargs="?", type=int, metavar="ID", help="as `list` shows it")
+    which.add_argument("--tick", type=int, help="any tick that is kept, notable or not")
+    shown.add_argument("--run", dest="run_id", type=int, help="the run of --tick (default: last)")
+    shown.add_argument("--pool", help="the pool of --tick")
+    shown.add_argument("--json", action="store_true")
+    exported = _action(actions, "export", "runs, ticks, decisions and notes as JSON lines")
+    _filters(exported, limit=None)
+    exported.add_argument("--json", action="store_true", help="(it always is)")
+    verified = _action(actions, "verify", "check every hash and every record")
+    verified.add_argument("--json", action="store_true")
+    parser.set_defaults(func=run)
+
+
+def _action(actions: Any, name: str, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = actions.add_parser(name, help=text)
+    parser.add_argument(
+        "--journal", type=Path, default=DEFAULT_JOURNAL, metavar="PATH",
+        help="(default: %(default)s)",
+    )  # fmt: skip
+    return parser
+
+
+def _filters(parser: argparse.ArgumentParser, limit: int | None) -> None:
+    parser.add_argument("--pool")
+    parser.add_argument(
+        "--since", type=since, default=0, metavar="WHEN",
+        help="15m, 2h, 1d ago, or 2026-11-21T07:00 (UTC unless said)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--limit",
+        type=_count,
+        default=limit,
+        metavar="N",
+        help="the newest N (default: %(default)s)",
+    )
+
+
+def since(text: str) -> int:
+    """Wall nanoseconds of a moment, as a person writes it."""
+    ago = re.fullmatch(r"(\d+)([smhd])", text)
+    if ago:
+        return time.time_ns() - int(ago[1]) * _AGO_S[ago[2]] * 10**9
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither 2h nor 2026-11-21T07:00") from error
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return int(moment.timestamp() * 1e9)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"a count is at least 1, not {text!r}")
+    return int(text)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what was asked; PlantFault when the journal cannot be read or has no such thing."""
+    with JournalReader(args.journal) as reader:
+        if args.journal_action == "verify":
+            return _verify(reader, args.json)
+        with reader.one_moment():
+            if args.journal_action == "list":
+                _list(reader, args)
+            elif args.journal_action == "show":
+                _show(reader, args)
+            else:
+                _export(reader, args)
+    return 0
+
+
+def _list(reader: JournalReader, args: argparse.Namespace) -> None:
+    rows = reader.decisions(args.pool, since_wall_ns=args.since, limit=args.limit)
+    if args.json:
+        for row in rows:
+            print(msgspec.json.encode(row).decode())
+    elif not rows:
+        print("no decisions")
+    else:
+        _table(rows)
+
+
+def _table(rows: list[DecisionRow]) -> None:
+    from rich.console import Console  # noqa: PLC0415 - only when a table is drawn
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(box=None, pad_edge=False)
+    heads = ("id", "time", "pool", "run", "tick", "phase", "action", "setting", "reason", "window")
+    for head in heads:
+        table.add_column(head, no_wrap=True)
+    for row in rows:
+        window = "" if row.observed is None else row.observed
+        table.add_row(
+            str(row.id), moment(row.wall_ns), row.pool, str(row.run), str(row.tick), row.phase,
+            f"{row.action}{' (moves)' if row.moves else ''}", row.setting or "-", row.reason,
+            f"{window} breached" if row.breached else window,
+        )  # fmt: skip
+    # Into a pipe nothing is cut off to fit a width.
+    Console(width=None if sys.stdout.isatty() else 400, highlight=False, markup=False).print(table)
+
+
+def moment(wall_ns: int) -> str:
+    """A wall time for people, in UTC."""
+    return datetime.fromtimestamp(wall_ns / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _show(reader: JournalReader, args: argparse.Namespace) -> None:
+    shown: dict[str, Any]
+    if args.id is not None:
+        row = reader.decision(args.id)
+        if row is None:
+            raise PlantFault(f"{reader.path}: no decision {args.id}")
+        shown = {"row": row, "decision": msgspec.Raw(reader.body(args.id))}
+        run_id, tick = row.run, row.tick
+        line = next(reader.lines(run_id, tick), None)  # gone when retention dropped the ticks
+    else:
+        run_id, tick = _run_of(reader, args).id, args.tick
+        shown = {}
+        line = next(reader.lines(run_id, tick), None)
+        if line is None:
+            raise PlantFault(f"{reader.path}: run {run_id} has no tick {tick}")
+    if line is not None:
+        shown |= _tick_shown(reader, run_id, tick, required=args.id is None)
+    shown["intents"] = [i for i in reader.intents(run_id) if i.tick == tick]
+    data = msgspec.json.encode(shown)
+    print((data if args.json else msgspec.json.format(data, indent=2)).decode())
+
+
+def _tick_shown(reader: JournalReader, run_id: int, tick: int, *, required: bool) -> dict[str, Any]:
+    step = reader.step(run_id, tick)
+    if step is None:
+        if required:
+            raise PlantFault(f"{reader.path}: run {run_id} has no tick {tick}")
+        return {}
+    return {
+        "tick": msgspec.Raw(record.encode(step.tick)),
+        "decision": msgspec.Raw(record.encode(step.decision)),
+    }
+
+
+def _run_of(reader: JournalReader, args: argparse.Namespace) -> RunRow:
+    if args.run_id is not None:
+        return reader.run(args.run_id)
+    runs = reader.runs(args.pool)
+    if not runs:
+        of = "" if args.pool is None else f" of pool {args.pool}"
+        raise PlantFault(f"{reader.path}: no run{of}")
+    return runs[-1]
+
+
+def _export(reader: JournalReader, args: argparse.Namespace) -> None:
+    """Every kept record as a JSON line with its `kind`, run by run; --limit is of ticks a run."""
+    for row in reader.runs(args.pool):
+        policy, resume = reader.start_of(row.id)
+        begin = {"kind": "run", "run": row, "policy": policy, "resume": resume}
+        _line(begin)
+        for gap in reader.gaps(row.id):
+            _line({"kind": "gap", "gap": gap})
+        for intent in reader.intents(row.id):
+            if intent.wall_ns >= args.since:
+                _line({"kind": "intent", "intent": intent})
+        for note in reader.notes(row.id):
+            if note.wall_ns >= args.since:
+                _line({"kind": "note", "note": note})
+        for item in _ticks(reader, row.id, args.since, args.limit):
+            _line(item)
+
+
+def _ticks(
+    reader: JournalReader, run_id: int, since_ns: int, limit: int | None
+) -> Iterator[dict[str, Any]]:
+    first: int | None = None
+    headers = [(b.first_tick, b.ticks, b.last_wall_ns) for b in reader.headers(run_id)]
+    wanted = [h for h in headers if h[2] >= since_ns]
+    count = sum(h[1] for h in wanted)
+    skip = 0 if limit is None else max(0, count - limit)
+    while wanted and skip >= wanted[0][1]:
+        skip -= wanted.pop(0)[1]
+    if not wanted:
+        return
+    if len(wanted) < len(headers):
+        first = wanted[0][0]
+    for i, line in enumerate(reader.lines(run_id, first)):
+        if i < skip:
+            continue
+        try:
+            step = reader.with_plan(run_id, record.decode_line(line))
+        except record.UnknownRecord as error:
+            yield {
+                "kind": "unreadable", "run": run_id, "why": str(error),
+                "raw": record.raw_line(line),
+            }  # fmt: skip
+            continue
+        if step.tick.wall_ns >= since_ns:
+            yield {"kind": "tick", "run": run_id, "tick": step.tick, "decision": step.decision}
+
+
+def _line(item: dict[str, Any]) -> None:
+    print(record.encode(item).decode())
+
+
+def _verify(reader: JournalReader, as_json: bool) -> int:
+    report = verify(reader)
+    if as_json:
+        print(msgspec.json.encode(report).decode())
+    else:
+        _print_report(reader.path, report)
+    if report.damage:
+        return EXIT_DAMAGED
+    return EXIT_GAPS if report.gaps else 0
+
+
+def _print_report(path: Path, report: Report) -> None:
+    for text in report.damage:
+        print(f"damaged: {text}")
+    for gap in report.gaps:
+        print(
+            f"gap: run {gap.run}: {gap.ticks} ticks from {gap.first_tick} to {gap.last_tick}"
+            f" are missing: {gap.reason}"
+        )
+    dropped = f", {report.dropped_batches} batches dropped by retention"
+    print(
+        f"{path}: {report.runs} runs, {report.batches} batches, {report.ticks} ticks"
+        f"{dropped if report.dropped_batches else ''}: "
+        f"{f'{len(report.damage)} faults' if report.damage else 'whole'}"
+        f"{' but for the gaps above' if report.gaps and not report.damage else ''}"
+    )

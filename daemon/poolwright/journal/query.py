@@ -1,0 +1,325 @@
+"""Reading a journal, also one that a daemon is writing: read-only, and never in its way."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from poolwright.core.errors import PlantFault
+from poolwright.core.model import Decision, Plan, Policy, Resume
+from poolwright.journal import record, schema
+from poolwright.journal.record import Step
+
+_DECISION = (
+    "SELECT id, run, pool, tick, wall_ns, phase, action, reason, setting, moves, observed,"
+    " breached, plan_version FROM decisions"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRow:
+    """One pool's life between a start and an end. `ended_wall_ns` None: running, or crashed."""
+
+    id: int
+    pool: str
+    policy_name: str
+    began_wall_ns: int
+    ended_wall_ns: int | None
+    end_reason: str
+    head_seq: int  # batches ever written
+    head_hash: str
+    kept_seq: int  # batches before this one were dropped by retention
+    kept_hash: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionRow:
+    """A notable decision, as the list shows it. Texts may be of a later release."""
+
+    id: int
+    run: int
+    pool: str
+    tick: int
+    wall_ns: int
+    phase: str
+    action: str
+    reason: str
+    setting: str | None
+    moves: bool
+    observed: str | None  # the setting of the window that closed
+    breached: bool
+    plan_version: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchRow:
+    """Ticks as written, with what they are chained by."""
+
+    id: int
+    run: int
+    seq: int
+    ticks: int
+    first_tick: int
+    last_tick: int
+    first_wall_ns: int
+    last_wall_ns: int
+    hash: str
+    blob: bytes
+
+    @property
+    def header(self) -> tuple[int, ...]:
+        """The columns that the hash covers."""
+        return (
+            self.run, self.seq, self.ticks, self.first_tick, self.last_tick,
+            self.first_wall_ns, self.last_wall_ns,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """Ticks that were given up because the journal could not be written."""
+
+    run: int
+    first_tick: int
+    last_tick: int
+    ticks: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntentRow:
+    """A move: what was intended, and what came of it. status `open`: nobody knows."""
+
+    run: int
+    tick: int
+    wall_ns: int
+    setting: str
+    status: str
+    closed_wall_ns: int | None
+    took_s: float | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoteRow:
+    """An event of the daemon itself."""
+
+    run: int
+    wall_ns: int
+    kind: str
+    text: str
+
+
+class JournalReader:
+    """Questions to one journal file. Every method raises PlantFault when it cannot be read."""
+
+    def __init__(self, path: Path) -> None:
+        """Open read-only. PlantFault: not there, not a journal, a later release's."""
+        self.path = path
+        self._db = schema.connect_read_only(path)
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._db.close()
+
+    @contextmanager
+    def one_moment(self) -> Iterator[None]:
+        """Everything read inside is of one moment, whatever a daemon writes meanwhile."""
+        self._rows("BEGIN")
+        try:
+            yield
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+
+    def runs(self, pool: str | None = None) -> list[RunRow]:
+        """All runs, oldest first."""
+        columns = (
+            "SELECT id, pool, policy_name, began_wall_ns, ended_wall_ns, end_reason, head_seq,"
+            " head_hash, kept_seq, kept_hash FROM runs WHERE ?1 IS NULL OR pool = ?1 ORDER BY id"
+        )
+        return [RunRow(**row) for row in self._rows(columns, pool)]
+
+    def run(self, run: int) -> RunRow:
+        """One run; PlantFault when the journal does not have it."""
+        for row in self.runs():
+            if row.id == run:
+                return row
+        raise PlantFault(f"{self.path}: no run {run}")
+
+    def start_of(self, run: int) -> tuple[Policy, Resume | None]:
+        """The policy of a run and what it resumed from; None when retention has dropped that."""
+        row = self._rows("SELECT policy, resume FROM runs WHERE id = ?", run)[0]
+        found = None if row["resume"] is None else record.unsqueeze(row["resume"], Resume)
+        return record.unsqueeze(row["policy"], Policy), found
+
+    def start_bytes(self, run: int) -> tuple[bytes, bytes | None]:
+        """What `start_of` reads, undecoded."""
+        row = self._rows("SELECT policy, resume FROM runs WHERE id = ?", run)[0]
+        return row["policy"], row["resume"]
+
+    def decisions(
+        self, pool: str | None = None, *, since_wall_ns: int = 0, limit: int | None = None
+    ) -> list[DecisionRow]:
+        """Notable decisions, oldest first; with a limit, the newest so many."""
+        rows = self._rows(
+            f"{_DECISION} WHERE (?1 IS NULL OR pool = ?1) AND wall_ns >= ?2"
+            " ORDER BY id DESC LIMIT ?3",
+            pool, since_wall_ns, -1 if limit is None else limit,
+        )  # fmt: skip
+        return [_decision(row) for row in reversed(rows)]
+
+    def decisions_of_run(self, run: int) -> list[DecisionRow]:
+        """The notable decisions of a run, oldest first."""
+        return [_decision(r) for r in self._rows(f"{_DECISION} WHERE run = ? ORDER BY id", run)]
+
+    def decision(self, decision: int) -> DecisionRow | None:
+        """One notable decision by its id."""
+        rows = self._rows(f"{_DECISION} WHERE id = ?", decision)
+        return _decision(rows[0]) if rows else None
+
+    def body(self, decision: int) -> bytes:
+        """The JSON of a notable decision, as written."""
+        rows = self._rows("SELECT body FROM decisions WHERE id = ?", decision)
+        if not rows:
+            raise PlantFault(f"{self.path}: no decision {decision}")
+        return record.unsqueezed(rows[0]["body"])
+
+    def full_decision(self, decision: int) -> Decision:
+        """A notable decision, whole but for its FitRequest."""
+        return record.decode(self.body(decision), Decision)
+
+    def plan_blob(self, run: int, tick: int) -> bytes | None:
+        """The plan that arrived in a tick, compressed; None when there is none (any more)."""
+        rows = self._rows("SELECT blob FROM plans WHERE run = ? AND tick = ?", run, tick)
+        return rows[0]["blob"] if rows else None
+
+    def plan_before(self, run: int, tick: int) -> Plan | None:
+        """The newest plan that had arrived in a run by `tick`."""
+        rows = self._rows(
+            "SELECT blob FROM plans WHERE run = ? AND tick <= ? ORDER BY tick DESC LIMIT 1",
+            run, tick,
+        )  # fmt: skip
+        return record.decode_plan(rows[0]["blob"]) if rows else None
+
+    def batches(self, run: int, first_tick: int | None = None) -> Iterator[BatchRow]:
+        """The batches of a run in order, from the one that holds `first_tick` on."""
+        seq = -1
+        while True:
+            rows = self._rows(
+                "SELECT * FROM batches WHERE run = ?1 AND seq > ?2"
+                " AND (?3 IS NULL OR last_tick >= ?3) ORDER BY seq LIMIT 64",
+                run, seq, first_tick,
+            )  # fmt: skip
+            if not rows:
+                return
+            for row in rows:
+                yield BatchRow(**row)
+            seq = int(rows[-1]["seq"])
+
+    def headers(self, run: int) -> list[BatchRow]:
+        """The batches of a run in order, without their blobs."""
+        rows = self._rows(
+            "SELECT id, run, seq, ticks, first_tick, last_tick, first_wall_ns, last_wall_ns,"
+            " hash, x'' AS blob FROM batches WHERE run = ? ORDER BY seq",
+            run,
+        )
+        return [BatchRow(**row) for row in rows]
+
+    def lines(self, run: int, first_tick: int | None = None) -> Iterator[bytes]:
+        """The lines of a run's kept ticks, undecoded; UnknownRecord where some are missing."""
+        row = self.run(run)
+        seq = row.kept_seq if first_tick is None else None
+        for batch in self.batches(run, first_tick):
+            if seq is not None and batch.seq != seq:
+                raise record.UnknownRecord(
+                    f"run {run}: batches {seq} to {batch.seq - 1} are missing"
+                )
+            yield from record.unpack(batch.blob)
+            seq = batch.seq + 1
+        if seq is not None and seq < row.head_seq:
+            raise record.UnknownRecord(
+                f"run {run}: batches {seq} to {row.head_seq - 1} are missing"
+            )
+
+    def steps(self, run: int, first_tick: int | None = None) -> Iterator[Step]:
+        """The kept ticks of a run with their decisions, in order, plans put back.
+
+        UnknownRecord at the first one that cannot be read.
+        """
+        for line in self.lines(run, first_tick):
+            step = record.decode_line(line)
+            if first_tick is None or step.tick.index >= first_tick:
+                yield self.with_plan(run, step)
+
+    def step(self, run: int, tick: int) -> Step | None:
+        """One tick; None when the journal does not have it."""
+        for step in self.steps(run, tick):
+            return step if step.tick.index == tick else None
+        return None
+
+    def with_plan(self, run: int, step: Step) -> Step:
+        """The step with its plan put back; UnknownRecord when that is missing or changed."""
+        if not step.plan_digest:
+            return step
+        tick = step.tick
+        blob = self.plan_blob(run, tick.index)
+        if blob is None or record.digest(blob) != step.plan_digest:
+            what = "missing" if blob is None else "changed"
+            raise record.UnknownRecord(f"run {run}, tick {tick.index}: its plan is {what}")
+        return replace(step, tick=replace(tick, plan=record.decode_plan(blob)))
+
+    def gaps(self, run: int) -> list[Gap]:
+        """Ticks that were given up, oldest first."""
+        rows = self._rows("SELECT * FROM gaps WHERE run = ? ORDER BY first_tick", run)
+        return [Gap(**row) for row in rows]
+
+    def intents(self, run: int) -> list[IntentRow]:
+        """The moves of a run, oldest first."""
+        rows = self._rows(
+            "SELECT run, tick, wall_ns, setting, status, closed_wall_ns, took_s, detail"
+            " FROM intents WHERE run = ? ORDER BY tick",
+            run,
+        )
+        return [IntentRow(**row) for row in rows]
+
+    def notes(self, run: int | None = None) -> list[NoteRow]:
+        """Events of the daemon itself, oldest first."""
+        rows = self._rows(
+            "SELECT run, wall_ns, kind, text FROM notes WHERE ?1 IS NULL OR run = ?1 ORDER BY id",
+            run,
+        )
+        return [NoteRow(**row) for row in rows]
+
+    def quick_check(self) -> list[str]:
+        """SQLite's own opinion of the file; empty when it has no complaint. Reads all of it."""
+        rows = self._rows("PRAGMA quick_check(20)")
+        return [text for row in rows if (text := str(row["quick_check"])) != "ok"]
+
+    def _rows(self, query: str, *values: object) -> list[dict[str, Any]]:
+        try:
+            cursor = self._db.execute(query, values)
+            names = [column[0] for column in cursor.description or ()]
+            return [dict(zip(names, row, strict=True)) for row in cursor]
+        except sqlite3.Error as error:
+            raise PlantFault(f"{self.path}: cannot read the journal: {error}") from error
+
+
+def _decision(row: dict[str, Any]) -> DecisionRow:
+    return DecisionRow(**{**row, "moves": bool(row["moves"]), "breached": bool(row["breached"])})
