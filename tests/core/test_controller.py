@@ -8,9 +8,6 @@ from poolwright.core.model import (
     ActuationStatus,
     Command,
     CommandKind,
-    ExploreRule,
-    Mode,
-    OtherHand,
     Phase,
     Reading,
     Reason,
@@ -18,6 +15,7 @@ from poolwright.core.model import (
     Status,
     setting,
 )
+from poolwright.core.policy import ExploreRule, Mode, OtherHand
 
 SLOW = {"latency_s": 0.9, "queue": 0.0}
 

@@ -15,13 +15,11 @@ from poolwright.core.model import (
     Estimate,
     Evidence,
     FitRequest,
-    Knob,
     Observation,
     Plan,
-    Policy,
-    Slo,
     setting,
 )
+from poolwright.core.policy import Knob, Policy, Slo
 from poolwright.engine.learner import Learner
 from poolwright.engine.snapshot import LearnerState
 

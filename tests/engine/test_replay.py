@@ -13,7 +13,8 @@ import ticks as make
 
 from poolwright.core.controller import Controller
 from poolwright.core.errors import PlantFault
-from poolwright.core.model import Action, Decision, Mode, Phase, Reason, Resume, setting
+from poolwright.core.model import Action, Decision, Phase, Reason, Resume, setting
+from poolwright.core.policy import Mode
 from poolwright.engine.replay import diff, replay, what_if
 from poolwright.journal.query import JournalReader
 from poolwright.journal.sqlite import SqliteJournal

@@ -16,7 +16,6 @@ from poolwright.core.model import (
     Estimate,
     Observation,
     Plan,
-    Policy,
     Reading,
     Resume,
     Setting,
@@ -24,6 +23,7 @@ from poolwright.core.model import (
     Tick,
     setting,
 )
+from poolwright.core.policy import Policy
 from poolwright.core.sketch import Sketch, sketch_of
 from poolwright.journal import record
 

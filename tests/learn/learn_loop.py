@@ -5,18 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from plants import MIB, Plant, window
 
-from poolwright.core.model import (
-    Context,
-    Evidence,
-    ExploreRule,
-    FitRequest,
-    Knob,
-    Plan,
-    Policy,
-    Setting,
-    Slo,
-    setting,
-)
+from poolwright.core.model import Context, Evidence, FitRequest, Plan, Setting, setting
+from poolwright.core.policy import ExploreRule, Knob, Policy, Slo
 from poolwright.learn.plan import make_plan
 
 SLO_S = 0.25

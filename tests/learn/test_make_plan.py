@@ -17,13 +17,12 @@ from poolwright.core.model import (
     Context,
     Estimate,
     Evidence,
-    Knob,
     Observation,
     Setting,
-    Slo,
     Verdict,
     setting,
 )
+from poolwright.core.policy import Knob, Slo
 from poolwright.learn.plan import make_plan
 from poolwright.learn.points import Points, tabulate
 from poolwright.learn.queueing import CapacityPrior, capacity, latency_spec

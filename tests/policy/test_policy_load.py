@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from poolwright.core.errors import PlantFault, PolicyError
-from poolwright.core.model import ExploreRule, GuardRule, Knob, Mode, Slo
+from poolwright.core.policy import ExploreRule, GuardRule, Knob, Mode, Slo
 from poolwright.policy.config import bind_options, load_config, unknown_kind
 from poolwright.policy.load import find_policy, load_policy, shipped_policies, unseen_slos
 

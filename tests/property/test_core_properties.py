@@ -18,12 +18,11 @@ from poolwright.core.model import (
     CommandKind,
     Context,
     Estimate,
-    Knob,
-    Mode,
     Observation,
     setting,
 )
 from poolwright.core.phase import TRANSITIONS, Event, after
+from poolwright.core.policy import Knob, Mode
 from poolwright.core.sample import Sample
 from poolwright.core.sketch import RELATIVE_ERROR, merged, sketch_of
 

@@ -13,23 +13,20 @@ from poolwright.core.model import (
     Context,
     Decision,
     Estimate,
-    Knob,
-    Mode,
     Observation,
     Phase,
     Plan,
     PlanBin,
-    Policy,
     Reading,
     Reason,
     Responses,
     Setting,
-    Slo,
     Status,
     Tick,
     Verdict,
     setting,
 )
+from poolwright.core.policy import Knob, Mode, Policy, Slo
 from poolwright.core.sample import Sample
 from poolwright.core.sketch import sketch_of
 from poolwright.engine.snapshot import LearnerState, PoolSnapshot, Recent, Snapshot

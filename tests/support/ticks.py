@@ -13,21 +13,16 @@ from poolwright.core.model import (
     Context,
     Decision,
     Estimate,
-    ExploreRule,
-    GuardRule,
-    Knob,
-    Mode,
     Plan,
     PlanBin,
-    Policy,
     Reading,
     Setting,
-    Slo,
     Status,
     Tick,
     Verdict,
     setting,
 )
+from poolwright.core.policy import ExploreRule, GuardRule, Knob, Mode, Policy, Slo
 from poolwright.core.sketch import sketch_of
 
 

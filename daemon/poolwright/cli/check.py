@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from poolwright.core.errors import PlantFault, PolicyError
-from poolwright.core.model import Policy, Reading, Status
+from poolwright.core.model import Reading, Status
+from poolwright.core.policy import Policy
 from poolwright.engine.build import build_actuator, build_sensor, unsatisfied
 from poolwright.policy.bind import field_specs
 from poolwright.policy.config import AdapterConfig, DaemonConfig, PoolConfig, bind_config

@@ -17,10 +17,10 @@ from poolwright.core.model import (
     ActuationStatus,
     Decision,
     Observation,
-    Policy,
     Setting,
     setting,
 )
+from poolwright.core.policy import Policy
 from poolwright.journal.query import DecisionRow, JournalReader
 from poolwright.surface.explain import Story, explain, text
 

@@ -4,7 +4,7 @@ Both are token buckets over an hour: full at the start, so that a new service ca
 filled again at the policy's rate.
 """
 
-from poolwright.core.model import ExploreRule
+from poolwright.core.policy import ExploreRule
 
 _HOUR_S = 3600.0
 

@@ -16,16 +16,15 @@ from poolwright.core.model import (
     CommandKind,
     Decision,
     FitRequest,
-    Mode,
     Phase,
     Plan,
-    Policy,
     Reason,
     Resume,
     Setting,
     Tick,
 )
 from poolwright.core.phase import Event
+from poolwright.core.policy import Mode, Policy
 from poolwright.core.sample import Sample
 from poolwright.core.state import Intent, State, new_state
 

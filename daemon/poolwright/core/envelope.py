@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from poolwright.core.model import Clamp, ClampKind, Knob, Policy, Setting
+from poolwright.core.model import Clamp, ClampKind, Setting
+from poolwright.core.policy import Knob, Policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

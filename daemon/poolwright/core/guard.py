@@ -8,7 +8,8 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
-from poolwright.core.model import Policy, Reason, Setting, Slo
+from poolwright.core.model import Reason, Setting
+from poolwright.core.policy import Policy, Slo
 from poolwright.core.sample import Sample
 from poolwright.core.sketch import SketchBuilder
 

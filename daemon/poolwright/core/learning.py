@@ -5,7 +5,6 @@ from poolwright.core.model import (
     Candidate,
     Context,
     FitRequest,
-    Mode,
     Observation,
     Phase,
     Plan,
@@ -15,6 +14,7 @@ from poolwright.core.model import (
     Verdict,
 )
 from poolwright.core.phase import Event
+from poolwright.core.policy import Mode
 from poolwright.core.sample import Sample
 from poolwright.core.state import TRUST_AFTER_DRIFT, TRUST_MOST, Intent, State
 from poolwright.core.window import Window

@@ -11,17 +11,9 @@ import math
 from poolwright.core.envelope import violations
 from poolwright.core.guard import Verdict
 from poolwright.core.learning import keep
-from poolwright.core.model import (
-    Action,
-    ActuationStatus,
-    Mode,
-    OtherHand,
-    Phase,
-    Reason,
-    Setting,
-    Tick,
-)
+from poolwright.core.model import Action, ActuationStatus, Phase, Reason, Setting, Tick
 from poolwright.core.phase import Event
+from poolwright.core.policy import Mode, OtherHand
 from poolwright.core.sample import Sample
 from poolwright.core.state import TRUST_LEAST, Intent, State
 

@@ -7,8 +7,9 @@ from poolwright.core.budget import Budget
 from poolwright.core.derive import Deriver
 from poolwright.core.evidence import EvidenceStore
 from poolwright.core.guard import Guard
-from poolwright.core.model import Action, Observation, Phase, Plan, Policy, Reason, Resume, Setting
+from poolwright.core.model import Action, Observation, Phase, Plan, Reason, Resume, Setting
 from poolwright.core.phase import Event, after
+from poolwright.core.policy import Policy
 from poolwright.core.regime import Regime
 from poolwright.core.schedule import Schedule
 from poolwright.core.window import Window

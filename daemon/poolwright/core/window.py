@@ -9,7 +9,8 @@ a periodic job (the .NET thread pool randomises its sample interval for the same
 import math
 from random import Random
 
-from poolwright.core.model import Context, Estimate, Observation, Policy, Setting
+from poolwright.core.model import Context, Estimate, Observation, Setting
+from poolwright.core.policy import Policy
 from poolwright.core.sample import Sample
 from poolwright.core.sketch import Sketch, SketchBuilder
 

@@ -20,7 +20,8 @@ import aiohttp
 import msgspec
 
 from poolwright.core.errors import PlantFault, PolicyError
-from poolwright.core.model import Phase, Policy
+from poolwright.core.model import Phase
+from poolwright.core.policy import Policy
 from poolwright.core.reasons import REASONS
 from poolwright.core.sketch import Sketch, merged
 from poolwright.demo.service import shape_from

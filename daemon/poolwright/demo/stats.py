@@ -8,7 +8,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from poolwright.core.model import Policy, Reading, Status
+from poolwright.core.model import Reading, Status
+from poolwright.core.policy import Policy
 from poolwright.core.sketch import merged
 from poolwright.demo.loadgen import Report
 

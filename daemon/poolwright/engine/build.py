@@ -8,7 +8,7 @@ from typing import Any
 
 from poolwright.actuators import ACTUATORS
 from poolwright.core.errors import PolicyError
-from poolwright.core.model import Mode, Policy
+from poolwright.core.policy import Mode, Policy
 from poolwright.policy.config import AdapterConfig, DaemonConfig, bind_options, unknown_kind
 from poolwright.policy.load import find_policy, load_policy, unseen_slos
 from poolwright.ports import Actuator, Sensor

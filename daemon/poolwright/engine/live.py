@@ -15,7 +15,8 @@ from typing import TypeVar
 
 from poolwright import __version__
 from poolwright.core.errors import PlantFault, PolicyError
-from poolwright.core.model import Command, CommandKind, Exit, Mode
+from poolwright.core.model import Command, CommandKind
+from poolwright.core.policy import Exit, Mode
 from poolwright.engine.build import Parts, build_parts, build_policies
 from poolwright.engine.learner import Learner
 from poolwright.engine.notify import Notifier

@@ -11,7 +11,8 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Protocol
 
 from poolwright.core.errors import PlantFault
-from poolwright.core.model import Decision, Policy, Resume, Tick
+from poolwright.core.model import Decision, Resume, Tick
+from poolwright.core.policy import Policy
 from poolwright.journal import record
 from poolwright.journal.query import Gap, JournalReader
 from poolwright.journal.record import Step

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from poolwright.core.model import Decision, Plan, Policy, Setting, Tick
+from poolwright.core.model import Decision, Plan, Setting, Tick
+from poolwright.core.policy import Policy
 from poolwright.core.sample import Sample
 
 

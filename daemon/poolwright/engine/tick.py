@@ -19,12 +19,12 @@ from poolwright.core.model import (
     Command,
     Decision,
     Plan,
-    Policy,
     Resume,
     Setting,
     Status,
     Tick,
 )
+from poolwright.core.policy import Policy
 from poolwright.core.reasons import REASONS
 from poolwright.core.sample import Sample
 from poolwright.core.sketch import Sketch, merged

@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from poolwright.core.errors import PlantFault
-from poolwright.core.model import Decision, Plan, Policy, Resume
+from poolwright.core.model import Decision, Plan, Resume
+from poolwright.core.policy import Policy
 from poolwright.journal import record, schema
 from poolwright.journal.record import Step
 

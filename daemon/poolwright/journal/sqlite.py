@@ -18,14 +18,8 @@ from itertools import islice
 from pathlib import Path
 
 from poolwright.core.errors import PlantFault
-from poolwright.core.model import (
-    Actuation,
-    Decision,
-    Policy,
-    Resume,
-    Setting,
-    Tick,
-)
+from poolwright.core.model import Actuation, Decision, Resume, Setting, Tick
+from poolwright.core.policy import Policy
 from poolwright.journal import record, retention, rows, schema
 from poolwright.journal.lock import WriterLock
 from poolwright.journal.pending import Entry, Pending

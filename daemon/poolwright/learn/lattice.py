@@ -4,7 +4,8 @@ from itertools import product
 
 import numpy as np
 
-from poolwright.core.model import Knob, Setting
+from poolwright.core.model import Setting
+from poolwright.core.policy import Knob
 from poolwright.learn.points import Array, Mask, levels_of
 
 MOST = 4096  # settings judged in one plan

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from poolwright.core.model import Estimate, Policy
+from poolwright.core.model import Estimate
+from poolwright.core.policy import Policy
 from poolwright.learn.linear import linear_spec, memory_spec
 from poolwright.learn.points import Array, Mask, Points, Table
 from poolwright.learn.queueing import CapacityPrior, capacity, latency_spec, throughput_spec

@@ -4,7 +4,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from poolwright.core import model
+from poolwright.core import policy as core_policy
 from poolwright.core.errors import PlantFault, PolicyError
 from poolwright.core.signals import RESPONSE_NAMES
 from poolwright.policy.bind import bind, field_specs, suggestion
@@ -25,7 +25,7 @@ _SEEN_THROUGH: dict[str, tuple[frozenset[str], ...]] = {
 }
 
 
-def load_policy(path: Path) -> model.Policy:
+def load_policy(path: Path) -> core_policy.Policy:
     """The policy in a YAML file.
 
     Raises PolicyError with every problem of the file, each as `FILE:LINE:COL: message`, and
@@ -34,7 +34,7 @@ def load_policy(path: Path) -> model.Policy:
     return bind_policy(read_document(path), path.parent)
 
 
-def bind_policy(document: Document, base: Path) -> model.Policy:
+def bind_policy(document: Document, base: Path) -> core_policy.Policy:
     """The policy in a document already read; PolicyError as `load_policy`."""
     written = bind(document.root, PolicyFile, document.problems, base)
     document.problems.check()
@@ -93,7 +93,7 @@ def shipped_policies() -> Path:
     return packaged if packaged.is_dir() else Path(__file__).parents[3] / "policies"
 
 
-def unseen_slos(policy: model.Policy, signals: Collection[str]) -> tuple[str, ...]:
+def unseen_slos(policy: core_policy.Policy, signals: Collection[str]) -> tuple[str, ...]:
     """The responses of the policy's SLO that cannot be known from `signals` (`core.signals`)."""
     given = frozenset(signals)
     return tuple(
@@ -103,15 +103,15 @@ def unseen_slos(policy: model.Policy, signals: Collection[str]) -> tuple[str, ..
     )
 
 
-def _policy(written: PolicyFile, sha256: str) -> model.Policy:
-    return model.Policy(
+def _policy(written: PolicyFile, sha256: str) -> core_policy.Policy:
+    return core_policy.Policy(
         name=written.name,
         knobs=_knobs(written),
         objective=tuple(
             sorted((RESPONSE_NAMES[name], weight) for name, weight in written.objective.items())
         ),
         slo=_slo(written.slo),
-        guard=model.GuardRule(
+        guard=core_policy.GuardRule(
             memory_ratio=written.guard.memory.below,
             cpu_ratio=written.guard.cpu.below,
             breach_ticks=written.guard.breach.ticks,
@@ -119,7 +119,7 @@ def _policy(written: PolicyFile, sha256: str) -> model.Policy:
             blind_s=written.guard.blind,
             cooldown_s=written.guard.cooldown,
         ),
-        explore=model.ExploreRule(
+        explore=core_policy.ExploreRule(
             probes_per_hour=written.explore.probes_per_hour,
             budget_ratio=written.explore.budget,
             epsilon=written.explore.epsilon,
@@ -138,9 +138,9 @@ def _policy(written: PolicyFile, sha256: str) -> model.Policy:
     )
 
 
-def _knobs(written: PolicyFile) -> tuple[model.Knob, ...]:
+def _knobs(written: PolicyFile) -> tuple[core_policy.Knob, ...]:
     return tuple(
-        model.Knob(
+        core_policy.Knob(
             name=name,
             lower=rule.min,
             upper=rule.max,
@@ -156,13 +156,15 @@ def _knobs(written: PolicyFile) -> tuple[model.Knob, ...]:
     )
 
 
-def _slo(written: SloRules) -> tuple[model.Slo, ...]:
+def _slo(written: SloRules) -> tuple[core_policy.Slo, ...]:
     found = []
     for spec in field_specs(SloRules):
         rule = getattr(written, spec.name)
         if rule is not None:
             response = RESPONSE_NAMES[spec.name]
             found.append(
-                model.Slo(response=response, below=float(rule.below), confidence=rule.confidence)
+                core_policy.Slo(
+                    response=response, below=float(rule.below), confidence=rule.confidence
+                )
             )
     return tuple(sorted(found, key=lambda slo: slo.response))

@@ -1,4 +1,4 @@
-"""A policy as it is written in YAML. `policy.load` makes a `core.model.Policy` of it.
+"""A policy as it is written in YAML. `policy.load` makes a `core.policy.Policy` of it.
 
 Defaults are those of the core, so they stand in one place. Names and spellings are part of the
 public interface: they are added, never changed.
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from poolwright.core import model
+from poolwright.core import policy as core_policy
 from poolwright.core.signals import RESPONSE_NAMES
 from poolwright.core.units import Ratio, Seconds
 from poolwright.policy.bind import Contradiction
@@ -20,11 +20,11 @@ KNOB_NAMES = ("workers",)
 
 
 # Where the defaults come from; the empty fields are not looked at.
-_KNOB = model.Knob(name="", lower=1, upper=1)
-_SLO = model.Slo(response="", below=1.0)
-_GUARD = model.GuardRule()
-_EXPLORE = model.ExploreRule()
-_POLICY = model.Policy(name="", knobs=(), objective=())
+_KNOB = core_policy.Knob(name="", lower=1, upper=1)
+_SLO = core_policy.Slo(response="", below=1.0)
+_GUARD = core_policy.GuardRule()
+_EXPLORE = core_policy.ExploreRule()
+_POLICY = core_policy.Policy(name="", knobs=(), objective=())
 
 
 def _doc(text: str, **rules: Any) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class KnobRule:
             "the level to compare with and to fall back to; left out: the one found at first start"
         ),
     )
-    scale: model.Scale = field(
+    scale: core_policy.Scale = field(
         default=_KNOB.scale,
         metadata=_doc("log: from 2 to 4 is as far as from 8 to 16; linear: it is not"),
     )
@@ -265,14 +265,14 @@ class PolicyFile:
     slo: SloRules = field(default=SloRules(), metadata=_doc("what must hold"))
     guard: Guard = field(default=Guard(), metadata=_doc("when to retreat"))
     explore: Explore = field(default=Explore(), metadata=_doc("how much may be tried"))
-    mode: model.Mode = field(
+    mode: core_policy.Mode = field(
         default=_POLICY.mode,
         metadata=_doc("observe: only learn; recommend: say what it would do; auto: do it"),
     )
-    on_other_hand: model.OtherHand = field(
+    on_other_hand: core_policy.OtherHand = field(
         default=_POLICY.on_other_hand, metadata=_doc("when somebody else moved the knob")
     )
-    exit: model.Exit = field(
+    exit: core_policy.Exit = field(
         default=_POLICY.exit, metadata=_doc("what stopping the daemon does to the level")
     )
     cadence: Seconds = field(
