@@ -3,16 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from poolwright.core.model import (
-    Actuation,
-    Applied,
-    Decision,
-    Policy,
-    Reading,
-    Resume,
-    Setting,
-    Tick,
-)
+from poolwright.core.model import Actuation, Applied, Decision, Reading, Resume, Setting, Tick
+from poolwright.core.policy import Policy
 
 
 class Sensor(Protocol):

@@ -105,6 +105,15 @@ async def test_a_quota_bounds_cpu_and_use_is_of_the_same_group(tree):
     assert "/slice" in second["host_cpu_count"].detail
 
 
+async def test_the_smallest_quota_on_the_way_up(tree):
+    v2(tree, "slice", cpu_max="30000 100000", cpu_stat="usage_usec 1000000")
+    v2(tree, "slice/web", cpu_max="50000 100000", cpu_stat="usage_usec 400000")
+    assert Cgroup(tree, "/slice/web").cpu_quota().cores == 0.3
+    v2(tree, "slice/web", cpu_max="20000 100000")
+    quota = Cgroup(tree, "/slice/web").cpu_quota()
+    assert (quota.cores, quota.group, quota.usage_s) == (0.2, "/slice/web", 0.4)
+
+
 async def test_a_quota_wider_than_the_cpus_bounds_nothing(tree):
     v2(tree, "web", cpu_max="900000000 100000", cpu_stat="usage_usec 1")
     sensor = Host(Host.Options(cgroup="/web"), "web", root=tree)
@@ -199,6 +208,14 @@ async def test_missing_files_are_errors_and_missing_pressure_is_no_data(tree):
         reading = found[f"psi_{resource}_ratio"]
         assert reading.status is Status.NO_DATA
         assert "PSI" in reading.detail
+
+
+@pytest.mark.parametrize("total", ["", "x", "-1", "1.5", "9" * 400])
+async def test_a_garbage_stall_counter_is_an_error(tree, total):
+    sensor = Host(Host.Options(), "web", root=tree)
+    await sensor.read(0)
+    write(tree / "proc/pressure/cpu", pressure(total))
+    assert (await values(sensor, 1))["psi_cpu_ratio"].status is Status.ERROR
 
 
 async def test_a_stall_counter_that_went_back_is_no_data(tree):

@@ -1,7 +1,7 @@
 """The decision: `Controller.step(tick) -> Decision`. Control flow only; each rule has its file.
 
-The order is the safety argument: what is really there, who has the knob, whether it can be seen,
-whether it is in bounds, whether it breaches; only then what was learned; last the envelope.
+The order is the safety argument: what is really there, who has the knob, whether it is in bounds,
+whether it can be seen, whether it breaches; only then what was learned; last the envelope.
 """
 
 from dataclasses import replace
@@ -29,6 +29,7 @@ from poolwright.core.sample import Sample
 from poolwright.core.state import Intent, State, new_state
 
 _NO_PROBES = frozenset({Reason.MEMORY_BREACH, Reason.CPU_BREACH, Reason.ERROR_BREACH})
+_WAIT = Intent(action=Action.HOLD, reason=Reason.ACTUATION_FAILED)
 _GAP_CADENCES = 5.0  # without ticks for so long, nothing that was being measured is whole
 
 
@@ -99,20 +100,20 @@ class Controller:
             intent = Intent(
                 action=Action.RESTORE, reason=Reason.BEST_KNOWN, wanted=state.baseline, urgent=True
             )
-        intent = intent or reflexes.stand_back(state) or reflexes.blind(state, verdict)
+        if intent is None:
+            intent = (
+                reflexes.stand_back(state)
+                or (_WAIT if state.backoff_s else None)
+                or reflexes.bounds(state)
+                or reflexes.blind(state, verdict)
+            )
         if intent is not None:
             return intent, None
         observation = learning.measure(state, tick, sample)
         learning.keep(state, observation)
         asked = None if observation is None else learning.request(state, tick, sample)
         intent = (
-            reflexes.bounds(state)
-            or (
-                Intent(action=Action.HOLD, reason=Reason.ACTUATION_FAILED)
-                if state.backoff_s
-                else None
-            )
-            or reflexes.breach(state, verdict, sample)
+            reflexes.breach(state, verdict, sample)
             or reflexes.queueing(state, verdict, sample)
             or learning.choose(state, calm=not _NO_PROBES.intersection(verdict.tripped))
         )
