@@ -318,6 +318,22 @@ def test_restore_goes_to_the_baseline_whatever_the_slew():
     assert (decision.action, decision.setting) == (Action.RESTORE, setting(workers=2))
 
 
+def test_restore_leaves_the_level_to_the_hand_that_has_it():
+    bench = Bench(workers=4)
+    bench.warm()
+    bench.workers = 9
+    bench.run(4)
+    assert not bench.tick(commands=(Command(kind=CommandKind.RESTORE, who="daemon"),)).moves
+
+
+def test_restore_works_also_when_a_move_was_broken_off():
+    bench = Bench(workers=2)
+    bench.answer(bench.warm(), 10)
+    bench.workers = 4
+    decision = bench.tick(commands=(Command(kind=CommandKind.RESTORE, who="daemon"),))
+    assert (decision.action, decision.setting) == (Action.RESTORE, setting(workers=2))
+
+
 def test_the_baseline_survives_in_a_resume():
     bench = Bench(workers=9, resume=Resume(baseline=setting(workers=5)))
     bench.tick()

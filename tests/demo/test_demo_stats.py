@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 from snapshots import POLICY, pool_snapshot
 
-from poolwright.core.model import Phase, Policy, Reading, Slo, Status
+from poolwright.core.model import Phase, Reading, Status
+from poolwright.core.policy import Policy, Slo
 from poolwright.core.sketch import sketch_of
 from poolwright.demo import run, view
 from poolwright.demo.loadgen import Report

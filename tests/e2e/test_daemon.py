@@ -80,6 +80,7 @@ class Daemon:
 
     def start(self):
         self.log = self.folder / "log"
+        self.told = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "poolwright", "run", "--config", str(self.config)],
@@ -91,7 +92,7 @@ class Daemon:
 
     def said(self, text):
         assert self.process.poll() is None, self.log.read_text()
-        return text in self.log.read_text()
+        return text in self.log.read_text()[self.told :]
 
     def status(self):
         url = f"http://127.0.0.1:{self.http}/api/v1/status"
@@ -105,15 +106,6 @@ class Daemon:
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             assert self.process.wait(5) == 0, self.log.read_text()
-
-    def ask(self, command, why="a test"):
-        """POST at the control socket; the status code."""
-        body = json.dumps({"why": why}).encode()
-        with socket.socket(socket.AF_UNIX) as link:
-            link.connect(str(self.folder / "control.sock"))
-            head = f"POST /v1/pools/web/{command} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
-            link.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-            return int(link.recv(4096).split()[1])
 
 
 def workers(service):
@@ -172,7 +164,7 @@ def test_killed_in_the_middle_of_a_resize_it_continues_from_what_is_there(
     long = [
         subprocess.Popen(
             [sys.executable, "-c", ASK.format(port=service.port)],
-            stdout=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
         )
         for _ in range(6)
     ]  # fmt: skip
@@ -218,8 +210,12 @@ def test_another_hand_is_respected_until_resume(service, daemon_of):
     service.signal(signal.SIGTTIN)
     daemon.until(lambda s: s["decision"]["phase"] == "manual", "it stands back")
     assert workers(service) == 4
-    assert daemon.ask("resume") == 202
+    asked = command_line("resume", "web", "--why", "done", "--config", daemon.config)
+    assert asked.returncode == 0, asked.stderr
     daemon.until(lambda s: s["decision"]["phase"] == "warmup", "it is back")
+    assert command_line("pause", "wob", "--config", daemon.config).returncode == 2
+    assert command_line("pause", "web", "--config", daemon.config).returncode == 0
+    daemon.until(lambda s: s["decision"]["phase"] == "paused", "it pauses")
     daemon.stop()
 
 
@@ -251,6 +247,27 @@ def test_exit_restore_puts_the_baseline_back(service, daemon_of):
     daemon.process.terminate()
     daemon.process.wait(WITHIN_S)
     until(lambda: workers(service) == 3, WITHIN_S, "the baseline of the first run")
+
+
+def test_after_a_crash_restore_puts_the_baseline_back(service, daemon_of):
+    daemon = daemon_of(service, low=5, stopping="restore").start()
+    until(lambda: workers(service) == 5, WITHIN_S, "five workers")
+    daemon.until(lambda s: s["decision"]["reason"] != "actuation_pending", "it is done")
+    refused = command_line("restore", "--config", daemon.config)
+    assert refused.returncode == 3, "the daemon is still there"
+    daemon.process.kill()
+    daemon.process.wait()
+    daemon.write_policy(low=1, stopping="keep")
+    assert command_line("restore", "--config", daemon.config).returncode == 0
+    assert workers(service) == 5, "exit: keep"
+    daemon.write_policy(low=1, stopping="restore")
+    restored = command_line("restore", "--config", daemon.config)
+    assert restored.returncode == 0, restored.stderr
+    until(lambda: workers(service) == 3, WITHIN_S, "the baseline")
+    service.signal(signal.SIGTTIN)
+    until(lambda: workers(service) == 4, WITHIN_S, "another hand")
+    assert command_line("restore", "--config", daemon.config).returncode == 0
+    assert workers(service) == 4, "a run that was closed is not restored twice"
 
 
 def test_recommend_moves_nothing(service, daemon_of):
@@ -292,10 +309,14 @@ def test_bad_starts_say_what_is_wrong_and_where(service, daemon_of):
     daemon = daemon_of(service)
     good = daemon.config.read_text()
     cases = [
-        (good.replace("actuator:", "acutator:"), 2, ["poolwright.yaml:9:5", "did you mean 'actuator'"]),
+        (
+            good.replace("actuator:", "acutator:"),
+            2,
+            ["poolwright.yaml:9:5", "did you mean 'actuator'"],
+        ),
         (good.replace("kind: power", "kind: pwoer"), 2, ["poolwright.yaml:15", "power"]),
         (good.replace("policy: mine", "policy: mien"), 2, ["mien", "mine"]),
-        (good.replace("- {kind: host}\n", ""), 2, ["host"]),
+        (good.replace("      - {kind: host}\n", ""), 2, ["host"]),
     ]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.1", 0))

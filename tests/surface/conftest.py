@@ -3,12 +3,12 @@
 import sys
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import snapshots
+from asking import Client
 
 from poolwright.surface.http import Surface
 
@@ -44,5 +44,4 @@ async def surface(world, tmp_path):
 @pytest.fixture
 async def client(surface):
     """An HTTP client of the TCP side."""
-    async with aiohttp.ClientSession(f"http://{surface.address}") as session:
-        yield session
+    return Client(surface.address)

@@ -10,9 +10,9 @@ import stat
 import subprocess
 import sys
 
-import aiohttp
 import pytest
 import uvloop
+from asking import Client
 
 from poolwright.core.errors import PlantFault
 from poolwright.core.model import Command, CommandKind
@@ -47,27 +47,25 @@ async def asking(path, world):
     """A client of a running ControlServer."""
     server = ControlServer(str(path), world.command)
     await server.start()
-    connector = aiohttp.UnixConnector(str(path))
-    async with aiohttp.ClientSession("http://control", connector=connector) as session:
-        yield session
+    yield Client(path)
     await server.close()
 
 
-async def asked(session, url, **kwargs):
-    async with session.post(url, **kwargs) as answer:
-        return answer.status, await answer.json()
+async def asked(client, url, body):
+    answer = await client.request("POST", url, body)
+    return answer.status, answer.json()
 
 
 @pytest.mark.parametrize("kind", [CommandKind.PAUSE, CommandKind.RESUME])
 async def test_a_request_becomes_a_command_with_who_and_why(asking, world, kind):
-    status, said = await asked(asking, f"/v1/pools/web/{kind}", json={"why": " deploy 4.2 "})
+    status, said = await asked(asking, f"/v1/pools/web/{kind}", b'{"why": " deploy 4.2 "}')
     who = f"{ME} (pid {os.getpid()})"
     assert (status, said) == (202, {"pool": "web", "asked": kind.value, "who": who})
     assert world.commands == [("web", Command(kind=kind, who=who, why="deploy 4.2"))]
 
 
 async def test_an_unknown_pool_is_said(asking):
-    answer = await asked(asking, "/v1/pools/mail/pause", json={"why": "x"})
+    answer = await asked(asking, "/v1/pools/mail/pause", b'{"why": "x"}')
     assert answer == (404, {"error": "no pool 'mail'"})
 
 
@@ -89,15 +87,15 @@ async def test_an_unknown_pool_is_said(asking):
     ],
 )
 async def test_what_is_not_understood_is_refused(asking, world, body):
-    status, said = await asked(asking, "/v1/pools/web/pause", data=body)
+    status, said = await asked(asking, "/v1/pools/web/pause", body)
     assert status == 400
     assert said["error"]
     assert world.commands == []
 
 
 async def test_a_long_body_is_refused(asking, world):
-    async with asking.post("/v1/pools/web/pause", data=b"x" * 5000) as answer:
-        assert answer.status == 413
+    answer = await asking.request("POST", "/v1/pools/web/pause", b"x" * 5000)
+    assert answer.status == 413
     assert world.commands == []
 
 
@@ -111,8 +109,10 @@ async def test_a_long_body_is_refused(asking, world):
     ],
 )
 async def test_nothing_else_is_served(asking, world, method, url, status):
-    async with asking.request(method, url, json={"why": "x"}) as answer:
-        assert answer.status == status
+    answer = await asking.request(method, url, b'{"why": "x"}')
+    assert answer.status == status
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.headers["Allow"] == ("POST" if status == 405 else None)
     assert world.commands == []
 
 
@@ -240,9 +240,7 @@ def test_it_works_on_the_loop_that_the_daemon_uses(path, world):
     async def main():
         server = ControlServer(str(path), world.command)
         await server.start()
-        connector = aiohttp.UnixConnector(str(path))
-        async with aiohttp.ClientSession("http://control", connector=connector) as session:
-            answer = await asked(session, "/v1/pools/web/pause", json={"why": "x"})
+        answer = await asked(Client(path), "/v1/pools/web/pause", b'{"why": "x"}')
         await server.close()
         return answer
 

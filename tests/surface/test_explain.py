@@ -14,12 +14,11 @@ from poolwright.core.model import (
     ClampKind,
     Command,
     CommandKind,
-    Knob,
-    Mode,
     Phase,
     Reason,
     Verdict,
 )
+from poolwright.core.policy import Knob, Mode
 from poolwright.core.reasons import REASONS
 from poolwright.surface.explain import Story, clamp_text, explain, text
 from poolwright.surface.words import ACTIONS, VERDICTS, name, number, seconds

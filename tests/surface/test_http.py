@@ -3,14 +3,15 @@
 import asyncio
 import socket
 
-import aiohttp
 import msgspec
 import pytest
 import snapshots as make
+from asking import Client
 
 from poolwright.core.errors import PlantFault
 from poolwright.engine.snapshot import PoolSnapshot, Snapshot
-from poolwright.surface.http import MOST_CONNECTIONS, Surface, host_port
+from poolwright.surface.http import Surface, host_port
+from poolwright.surface.server import MOST_CONNECTIONS, MOST_HEAD_BYTES
 
 pytestmark = pytest.mark.e2e
 
@@ -18,23 +19,27 @@ PATHS = ("/", "/metrics", "/healthz", "/readyz", "/api/v1/status", "/api/v1/stat
 
 
 async def got(client, path, **kwargs):
-    async with client.get(path, **kwargs) as answer:
-        return answer.status, await answer.text()
+    answer = await client.get(path, **kwargs)
+    return answer.status, answer.text
 
 
 @pytest.mark.parametrize("path", PATHS)
 async def test_every_page_answers_and_is_not_kept(client, path):
-    async with client.get(path) as answer:
-        assert answer.status == 200
-        assert answer.headers["Cache-Control"] == "no-store"
-        assert "Server" not in answer.headers
+    answer = await client.get(path)
+    assert answer.status == 200
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert "Server" not in answer.headers
+    head = await client.request("HEAD", path)
+    assert (head.status, head.body) == (200, b"")
+    assert head.headers["Content-Type"] == answer.headers["Content-Type"]
 
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
 async def test_tcp_is_read_only(client, world, path, method):
-    async with client.request(method, path) as answer:
-        assert answer.status == 405
+    answer = await client.request(method, path)
+    assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD")
     assert world.commands == []
 
 
@@ -46,12 +51,12 @@ async def test_everything_else_is_not_found(client, path):
 
 
 async def test_metrics_follow_the_accept_header(client):
-    async with client.get("/metrics", headers={"Accept": "text/plain"}) as answer:
-        assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    answer = await client.get("/metrics", headers={"Accept": "text/plain"})
+    assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     wanted = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}
-    async with client.get("/metrics", headers=wanted) as answer:
-        assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
-        assert (await answer.text()).endswith("# EOF\n")
+    answer = await client.get("/metrics", headers=wanted)
+    assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
+    assert answer.text.endswith("# EOF\n")
 
 
 async def test_published_ticks_reach_the_histogram(client, surface, world):
@@ -117,12 +122,19 @@ async def test_the_page_runs_no_script_and_escapes(client, world):
 
 
 async def test_big_requests_are_refused(client):
-    async with client.get("/healthz", headers={"X-Big": "x" * 5000}) as answer:
-        assert answer.status == 400
-    async with client.get("/healthz?" + "x" * 3000) as answer:
-        assert answer.status == 400
-    async with client.get("/healthz", data=b"x" * 100) as answer:
-        assert answer.status == 413
+    too_much = "x" * MOST_HEAD_BYTES
+    assert (await client.get("/healthz", headers={"X-Big": too_much})).status == 431
+    assert (await client.get(f"/healthz?{too_much}")).status == 431
+    assert (await client.get("/healthz", body=b"x" * 100)).status == 413
+
+
+@pytest.mark.parametrize("name", ["a/b", "ü p%", "{pool}"])
+async def test_a_pool_of_any_name_has_its_page(client, world, name):
+    world.snapshot = make.snapshot(make.pool_snapshot(name))
+    _, text = await got(client, "/")
+    link = text.partition('href="/api/v1/status/')[2].partition('"')[0]
+    status, text = await got(client, f"/api/v1/status/{link}")
+    assert (status, msgspec.json.decode(text, type=PoolSnapshot).pool) == (200, name)
 
 
 async def test_garbage_does_not_hurt(surface, client):
@@ -166,9 +178,8 @@ async def test_a_control_socket_that_cannot_be_made_closes_tcp_again(world, tmp_
     where = str(tmp_path / "no" / "such" / "folder" / "c.sock")
     with pytest.raises(PlantFault, match=r"such/folder/c\.sock: No such file"):
         await made.start("127.0.0.1:0", where, world.command)
-    async with aiohttp.ClientSession(f"http://{made.address}") as session:
-        with pytest.raises(aiohttp.ClientConnectorError):
-            await session.get("/healthz")
+    with pytest.raises(ConnectionRefusedError):
+        await Client(made.address).get("/healthz")
 
 
 async def test_both_sides_may_be_left_out_and_close_is_idempotent(world):
@@ -183,8 +194,7 @@ async def test_both_sides_may_be_left_out_and_close_is_idempotent(world):
 async def test_ipv6(world):
     made = Surface(lambda: world.snapshot, mono_ns=lambda: world.mono_ns)
     await made.start("[::1]:0", None, world.command)
-    async with aiohttp.ClientSession(f"http://{made.address}") as session:
-        assert await got(session, "/healthz") == (200, "ok\n")
+    assert await got(Client(made.address), "/healthz") == (200, "ok\n")
     await made.close()
 
 

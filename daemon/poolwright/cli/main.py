@@ -26,6 +26,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "explain": ("poolwright.cli.explain", "tell why a decision was made"),
     "journal": ("poolwright.cli.journal", "list, show, export or verify what happened"),
     "replay": ("poolwright.cli.replay", "decide again from a journal, and compare"),
+    "pause": ("poolwright.cli.pause", "let a pool be as it is, until resume"),
+    "resume": ("poolwright.cli.resume", "take a pool up again, after pause or another hand"),
+    "restore": ("poolwright.cli.restore", "put the baseline back after a crash"),
     "doctor": ("poolwright.cli.doctor", "show what this host can measure and move"),
 }
 

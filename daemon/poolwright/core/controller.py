@@ -96,7 +96,9 @@ class Controller:
         state = self._state
         stopping = self._commands(tick)
         intent = reflexes.plant(state, tick)
-        if intent is None and stopping:
+        ours = state.phase not in (Phase.MANUAL, Phase.PAUSED)
+        if stopping and ours and tick.applied is not None:
+            state.commanded = tick.applied.setting  # also after a move that was broken off
             intent = Intent(
                 action=Action.RESTORE, reason=Reason.BEST_KNOWN, wanted=state.baseline, urgent=True
             )
@@ -199,7 +201,9 @@ class Controller:
         )
         target, clamps = fitted.setting, list(fitted.clamps)
         for name, level in target.levels:
-            allowed = memory_allows(sample, state.policy, current[name], level)
+            allowed = memory_allows(
+                sample, state.policy, current[name], level, held_before=intent.urgent
+            )
             if allowed != level:
                 clamps.append(
                     Clamp(kind=ClampKind.MEMORY, knob=name, wanted=level, allowed=allowed)

@@ -63,7 +63,7 @@ class Deriver:
             latency_estimated=estimated,
             service_time=service,
             queue_length=queue,
-            queue_delay_s=self._delay(queue),
+            queue_delay_s=self._delay(good.get("queue_length")),
             in_flight=None if throughput is None or not service else throughput * service.mean,
             cpu_cores=cores,
             memory_bytes=_value(good, "memory_bytes"),
@@ -79,11 +79,13 @@ class Deriver:
             missing=missing,
         )
 
-    def _delay(self, queue: float | None) -> float | None:
-        """Seconds that a request arriving now waits for a worker, None when it cannot be known."""
-        if queue is None or self._rate is None:
+    def _delay(self, reading: Reading | None) -> float | None:
+        """Mean seconds that requests of this tick wait for a worker; None: cannot be known."""
+        if reading is None or self._rate is None:
             return None
-        if queue == 0.0:
+        seen = reading.sketch
+        queue = seen.mean if seen is not None and seen.count else reading.value
+        if not queue:
             return 0.0
         return queue / self._rate if self._rate > 0.0 else None
 

@@ -15,7 +15,7 @@ from poolwright.core.sketch import SketchBuilder
 
 _SPREAD = 1.645  # one-sided 95 %
 _QUANTILE = {"latency_p50_s": 0.50, "latency_p95_s": 0.95, "latency_p99_s": 0.99}
-_QUEUEING_TICKS = 2
+_QUEUEING_TICKS = 3
 _DRAIN_TICKS = 3
 _DRAIN_SHARE = 0.93  # a queue that lost 7 % in three ticks is going away by itself
 _BUSY_CPU = 0.9  # of the host: more workers would only share it
@@ -180,17 +180,19 @@ def _beyond_chance(bad: int, total: int, allowed: float) -> bool:
     return bad > total * allowed + _SPREAD * math.sqrt(total * allowed * (1.0 - allowed)) + 1.0
 
 
-def memory_allows(sample: Sample, policy: Policy, applied: int, wanted: int) -> int:
+def memory_allows(
+    sample: Sample, policy: Policy, applied: int, wanted: int, *, held_before: bool = False
+) -> int:
     """The most workers, at least `applied`, whose forecast memory stays within the guard.
 
     The forecast is the pool's mean memory a worker for each one added. Without a reading of
-    memory nothing may be added.
+    memory nothing may be added, but for a setting that was held before.
     """
     if wanted <= applied:
         return wanted
     used, limit, own = sample.host_memory_used_bytes, sample.memory_limit_bytes, sample.memory_bytes
     if used is None or limit is None or own is None or applied <= 0:
-        return applied
+        return wanted if held_before else applied
     room = policy.guard.memory_ratio * limit - used
     each = own / applied
     if each <= 0.0:

@@ -12,11 +12,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import aiohttp
 import msgspec
 
 from poolwright.core.errors import PlantFault, PolicyError
@@ -39,11 +37,13 @@ from poolwright.engine.snapshot import PoolSnapshot, Snapshot
 from poolwright.policy.config import load_config
 from poolwright.policy.load import load_policy
 from poolwright.ports import Sensor
+from poolwright.sensors.scrape import Terms, Url, scrape
 from poolwright.surface.words import ACTIONS
 
 POOL = "demo"
 SHORTEST_S, LONGEST_S = 20, 3600
 _POLL_S = 0.5
+_STATUS = Terms(accept={"application/json": ""}, timeout_s=3.0, most_bytes=64 << 20)
 _READY_S = 20.0
 _FRESH_S = 3.0  # of the load, before caches are warm
 _AFTER_S = 40.0
@@ -59,7 +59,7 @@ objective: {{latency_p99: 1.0, jitter: 0.2, power: 0.3, memory: 0.2}}
 slo:
   latency_p99: {{below: 350ms, confidence: 0.9}}
   error_ratio: {{below: 1%, confidence: 0.9}}
-explore: {{probes_per_hour: 1000, budget: 100%, window: 8s, warmup: 2, patience: 3}}
+explore: {{probes_per_hour: 1000, budget: 100%, window: 8s, warmup: 2, patience: 2, epsilon: 2%}}
 seed: {seed}
 """
 
@@ -175,26 +175,30 @@ class Watch:
 
     def __init__(self, listen: str) -> None:
         """Nothing is asked before `poll`."""
-        self._url = f"http://{listen}/api/v1/status"
+        self._url = Url.parse(f"http://{listen}/api/v1/status")
         self.pool: PoolSnapshot | None = None
         self.ticks: dict[int, Seen] = {}
         self.events: list[tuple[float, str]] = []  # seconds since the first tick, what happened
 
     async def follow(self) -> None:
         """Poll until cancelled. The daemon's death is the stand's to notice."""
-        timeout = aiohttp.ClientTimeout(total=3.0)
-        async with aiohttp.ClientSession(timeout=timeout) as session:
-            while True:
-                with suppress(aiohttp.ClientError, TimeoutError):
-                    await self.poll(session)
-                await asyncio.sleep(_POLL_S)
+        while True:
+            body = await self._ask()
+            if body is not None:
+                self.take(body)
+            await asyncio.sleep(_POLL_S)
 
-    async def poll(self, session: aiohttp.ClientSession) -> None:
-        """Ask once. Raises PlantFault for an answer that is no status."""
-        async with session.get(self._url) as answer:
-            if answer.status != 200:
-                return
-            body = await answer.read()
+    async def _ask(self) -> bytes | None:
+        """The daemon's answer; None while it is not listening, or has had no tick."""
+        body: list[bytes] = []
+        try:
+            await scrape(self._url, _STATUS, body.append)
+        except PlantFault:
+            return None
+        return b"".join(body)
+
+    def take(self, body: bytes) -> None:
+        """Note what an answer says. Raises PlantFault when it is no status."""
         try:
             snapshot = msgspec.json.decode(body, type=Snapshot)
         except (msgspec.DecodeError, ValueError) as error:

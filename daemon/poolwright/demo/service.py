@@ -34,7 +34,7 @@ class Shape:
     """What a request costs. Each may be overridden: POOLWRIGHT_DEMO_CPU_S=0.01."""
 
     cpu_s: float = 0.004  # CPU of every request
-    io_s: float = 0.049  # mean wait; uniform in half to one and a half times that
+    io_s: float = 0.047  # mean wait; uniform in half to one and a half times that
     miss_cpu_s: float = 0.035  # CPU to make an entry again
     entries: int = 6  # in each worker's cache, asked for evenly
     ttl_s: float = 2.5  # an entry's life after it was made

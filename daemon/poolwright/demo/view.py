@@ -226,7 +226,7 @@ def notes(outcome: Outcome) -> list[str]:
         f"{errors}; the load generator was late by at most {lateness}",
         f"converged: {_after(outcome.converged_s)}; last move: {_after(outcome.settled_s)}",
         f"p99, poolwright / load generator: before {agreement[0]}, after {agreement[1]}",
-        f"the daemon's memory: {own}; ticks seen {outcome.ticks_seen}, not {outcome.ticks_missed}",
+        f"the daemon's memory: {own}; ticks {outcome.ticks_seen}, missed {outcome.ticks_missed}",
         f"journal: {outcome.journal}",
         f"why the last decision was made: {outcome.explain}",
     ]

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from poolwright import __version__
 from poolwright.core.errors import PlantFault, PolicyError
-from poolwright.core.model import Command, CommandKind
+from poolwright.core.model import ActuationStatus, Command, CommandKind
 from poolwright.core.policy import Exit, Mode
 from poolwright.engine.build import Parts, build_parts, build_policies
 from poolwright.engine.learner import Learner
@@ -235,9 +235,12 @@ class Daemon:
         await self._learner.close()
         if self._journal is None:
             return
-        for pool in self._pools.values():
-            self._journal.end_run(pool.run_id, "stopped", self._clock.wall_ns())
-        self._journal.close()
+        try:
+            for pool in self._pools.values():
+                self._journal.end_run(pool.run_id, "stopped", self._clock.wall_ns())
+            self._journal.close()
+        except PlantFault as fault:  # a full disk must not keep the daemon from ending
+            _LOG.error("the end of the run is not journalled: %s", fault)
 
     async def _restore(self, pool: Pool) -> None:
         """One last tick that asks the core for the baseline, and its actuation."""
@@ -246,8 +249,14 @@ class Daemon:
         if decision is None or not decision.moves:
             return
         _LOG.info("%s", describe(pool.name, decision))
-        async with asyncio.timeout(_RESTORE_S):
-            await pool.restore(decision)
+        try:
+            async with asyncio.timeout(_RESTORE_S):
+                outcome = await pool.restore(decision)
+        except TimeoutError:
+            _LOG.error("%s: not restored within %g s", pool.name, _RESTORE_S)
+            return
+        if outcome is not None and outcome.status is not ActuationStatus.APPLIED:
+            _LOG.error("%s: not restored: %s", pool.name, outcome.detail)
 
 
 def _adapters(config: DaemonConfig) -> object:

@@ -16,13 +16,10 @@ not at all: when it is late, too long, cut, or cannot be parsed, every reading i
 import fnmatch
 import math
 import re
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
-from urllib.parse import urlsplit
 
-import aiohttp
 from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Sample
 
@@ -30,9 +27,10 @@ from poolwright.core.errors import PlantFault, PolicyError
 from poolwright.core.model import Reading, Status
 from poolwright.core.units import Bytes, Seconds
 from poolwright.sensors.prometheus_page import Counters, Labels, PageError, Series, Sieve, spread
+from poolwright.sensors.scrape import Terms, Url, scrape
 
-_ACCEPT = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
 _OPENMETRICS = "application/openmetrics-text"
+_ACCEPT = {_OPENMETRICS: ";version=1.0.0", "text/plain": ";version=0.0.4;q=0.5"}
 _METRIC = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _BEYOND_RATIO = 0.01
 
@@ -213,13 +211,7 @@ class Prometheus:
 
     def __init__(self, options: PrometheusOptions, pool: str) -> None:
         """Check the mapping. Raises PolicyError."""
-        try:
-            parts = urlsplit(options.url)
-            _ = parts.port  # read here, for a false one raises
-        except ValueError as exc:
-            raise PolicyError(f"url: {options.url!r}: {exc}") from exc
-        if parts.scheme != "http" or not parts.hostname or parts.username is not None:
-            raise PolicyError(f"url: {options.url!r} is not http://host:port/path")
+        self._url = Url.parse(options.url)
         if not 0.0 < options.timeout < math.inf or options.max_bytes <= 0:
             raise PolicyError("timeout and max_bytes must be above 0")
         self.pool = pool
@@ -232,23 +224,16 @@ class Prometheus:
             raise PolicyError("signals: names no signal")
         self.signals = tuple(one.signal for one in self._wanted)
         self._lines = frozenset(name for one in self._wanted for name in one.lines)
-        self._session: aiohttp.ClientSession | None = None
+        self._terms = Terms(accept=_ACCEPT, timeout_s=options.timeout, most_bytes=options.max_bytes)
+        self._started = False
 
     async def start(self) -> None:
-        """Make the HTTP session; a dead endpoint shows at the first read."""
-        self._session = aiohttp.ClientSession(
-            auto_decompress=False,  # the limit holds for what comes out, so it is done here
-            connector=aiohttp.TCPConnector(limit=1, force_close=True),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Accept": _ACCEPT, "Accept-Encoding": "gzip", "User-Agent": "poolwright"},
-            timeout=aiohttp.ClientTimeout(total=self._options.timeout),
-        )
+        """Open nothing: a dead endpoint shows at the first read."""
+        self._started = True
 
     async def close(self) -> None:
-        """Close the session; may be called twice and without start."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        """Nothing is kept between reads."""
+        self._started = False
 
     async def read(self, now_ns: int) -> tuple[Reading, ...]:
         """Scrape; one Reading a signal, every one an error when the page cannot be believed."""
@@ -266,41 +251,14 @@ class Prometheus:
     async def _scrape(self) -> list[Metric]:
         """The wanted families of one whole page. Raises PlantFault naming the url."""
         url = self._options.url
-        if self._session is None:
+        if not self._started:
             raise PlantFault(f"{url}: the sensor is not started")
-        try:
-            async with self._session.get(url, allow_redirects=False) as response:
-                return await self._page(response)
-        except TimeoutError as exc:
-            raise PlantFault(f"{url}: no whole page within {self._options.timeout:g} s") from exc
-        except (aiohttp.ClientError, OSError, zlib.error, PageError) as exc:
-            raise PlantFault(f"{url}: {exc or type(exc).__name__}") from exc
-
-    async def _page(self, response: aiohttp.ClientResponse) -> list[Metric]:
-        if response.status != 200:
-            raise PageError(f"answered {response.status} {response.reason}")
-        kind = response.content_type
-        if kind not in {"text/plain", _OPENMETRICS}:
-            raise PageError(f"is {kind}, neither text/plain nor {_OPENMETRICS}")
-        coding = response.headers.get("Content-Encoding", "identity").lower()
-        if coding not in {"identity", "gzip"}:
-            raise PageError(f"is encoded as {coding}, not gzip")
         sieve = Sieve(self._lines)
-        limit = self._options.max_bytes
-        length = 0
-        unzip = zlib.decompressobj(wbits=31) if coding == "gzip" else None
-        async for chunk in response.content.iter_any():
-            # one byte over the limit is enough to know
-            piece = unzip.decompress(chunk, limit - length + 1) if unzip else chunk
-            length += len(piece)
-            if length > limit:
-                raise PageError(f"the page is longer than {limit} bytes (max_bytes)")
-            if unzip and unzip.unused_data:
-                raise PageError("bytes follow the end of the gzip stream")
-            sieve.feed(piece)
-        if unzip and not unzip.eof:
-            raise PageError("the gzip stream is cut")
-        return sieve.families(openmetrics=kind == _OPENMETRICS)
+        try:
+            kind = await scrape(self._url, self._terms, sieve.feed)
+            return sieve.families(openmetrics=kind == _OPENMETRICS)
+        except PageError as exc:
+            raise PlantFault(f"{url}: {exc}") from exc
 
     def _reading(
         self, one: _Wanted, families: list[Metric], now_ns: int, tell: "partial[Reading]"

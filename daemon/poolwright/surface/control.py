@@ -7,15 +7,15 @@ import pwd
 import socket
 import stat
 import struct
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-from aiohttp import web
 
 from poolwright.core.errors import PlantFault
 from poolwright.core.model import Command, CommandKind
+from poolwright.surface.server import Handler, Request, Response, Server
 
 ASKABLE = (CommandKind.PAUSE, CommandKind.RESUME)  # the others are the daemon's own
 MODE = 0o660
@@ -67,33 +67,28 @@ class ControlServer:
         self._path = path
         self._command = command
         self._gid = None if group is None else _gid(path, group)
-        self._runner: web.AppRunner | None = None
+        self._server: Server | None = None
         self._inode: int | None = None
 
     async def start(self) -> None:
         """Listen. PlantFault naming the path when it cannot be bound or somebody answers on it."""
-        app = web.Application(client_max_size=BODY_LIMIT)
-        for kind in ASKABLE:
-            app.router.add_post(f"/v1/pools/{{pool}}/{kind.value}", self._handler(kind))
-        self._runner = web.AppRunner(
-            app, access_log=None, handle_signals=False, shutdown_timeout=0.5, lingering_time=1.0
+        routes = {f"/v1/pools/{{pool}}/{k.value}": {"POST": self._handler(k)} for k in ASKABLE}
+        server = Server(
+            routes, most_body_bytes=BODY_LIMIT, headers=(("Cache-Control", "no-store"),)
         )
-        await self._runner.setup()
         try:
-            await web.SockSite(self._runner, self._bound()).start()
+            await server.listen(self._bound())
+            self._server = server
             self._inode = Path(self._path).stat().st_ino
         except OSError as error:
             await self.close()
             raise PlantFault(f"cannot listen on {self._path}: {error.strerror or error}") from error
-        except PlantFault:
-            await self.close()
-            raise
 
     async def close(self) -> None:
         """Stop listening, and remove the socket's file if it is still ours. May be called twice."""
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        if self._server is not None:
+            await self._server.close()
+            self._server = None
         path = Path(self._path)
         if self._inode is not None and path.exists() and path.stat().st_ino == self._inode:
             path.unlink()
@@ -113,18 +108,16 @@ class ControlServer:
             raise
         return made
 
-    def _handler(self, kind: CommandKind) -> Callable[[web.Request], Awaitable[web.Response]]:
-        async def handle(request: web.Request) -> web.Response:
-            if request.transport is None:
-                raise ConnectionResetError(f"{self._path}: the peer has gone")
-            peer = peer_of(request.transport.get_extra_info("socket"))
+    def _handler(self, kind: CommandKind) -> Handler:
+        def handle(request: Request) -> Response:
+            peer = peer_of(request.connection)
             if not self._may_command(peer):
                 return _answer(403, error=f"{peer} may not command poolwright")
             try:
-                asked = msgspec.json.decode(await request.read(), type=Asked)
+                asked = msgspec.json.decode(request.body, type=Asked)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 return _answer(400, error=str(error))
-            pool = request.match_info["pool"]
+            pool = request.pool
             if not self._command(pool, Command(kind=kind, who=str(peer), why=asked.why.strip())):
                 return _answer(404, error=f"no pool {pool!r}")
             return _answer(202, pool=pool, asked=kind.value, who=str(peer))
@@ -187,10 +180,6 @@ def _gid(path: str, group: str) -> int:
         raise PlantFault(f"{path}: there is no group {group!r}") from error
 
 
-def _answer(status: int, **said: str) -> web.Response:
-    return web.Response(
-        status=status,
-        body=msgspec.json.encode(said),
-        content_type="application/json",
-        headers={"Cache-Control": "no-store"},
-    )
+def _answer(status: int, **said: str) -> Response:
+    body = msgspec.json.encode(said)
+    return Response(status=status, body=body, content_type="application/json")

@@ -11,13 +11,12 @@ from poolwright.core.model import (
     Decision,
     Observation,
     Plan,
-    Policy,
     Responses,
     Setting,
-    Slo,
     Status,
     Tick,
 )
+from poolwright.core.policy import Policy, Slo
 from poolwright.core.reasons import REASONS
 from poolwright.core.signals import RESPONSES
 from poolwright.surface import words
