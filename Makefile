@@ -31,7 +31,7 @@ demo: .venv/.ready
 
 test: .venv/.ready servers check
 	@echo "== unit, property and simulation tests"
-	@$(PY) -m pytest -q -m 'not e2e' --ignore=tests/tidy
+	@$(PY) -m pytest -q -n auto -m 'not e2e' --ignore=tests/tidy
 	@echo "== tests with real servers on loopback"
 	@$(PY) -m pytest -q -m e2e
 

@@ -150,6 +150,7 @@ def demos(args: argparse.Namespace, points: list[Point], best: Point) -> tuple[l
     for run in range(args.runs):
         seed = 1000 + args.seed + run  # not the sweep's
         command = [sys.executable, "-m", "poolwright", "demo", "--json", "--seed", str(seed)]
+        command += ["--seconds", str(args.seconds)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
         if done.returncode:
             print(f"run {run + 1}: the demo ended with {done.returncode}:\n{done.stderr}")
@@ -193,6 +194,7 @@ def main() -> int:
     parser.add_argument("--rps", type=float, default=80.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=int, default=0, help="demos to compare with the sweep")
+    parser.add_argument("--seconds", type=int, default=170, help="of each demo")
     parser.add_argument("--sweep", type=Path, help="use this earlier --out instead of sweeping")
     parser.add_argument("--out", type=Path, default=Path("oracle.json"))
     args = parser.parse_args()

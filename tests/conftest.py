@@ -1,13 +1,21 @@
 """What tests of several folders share."""
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 from gunicorn_service import GunicornService
+
+# The same examples every time; HYPOTHESIS_PROFILE=explore looks for new ones and prints how to
+# repeat a failure. No deadline: a busy machine is not a bug.
+settings.register_profile("fixed", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 
 @pytest.fixture

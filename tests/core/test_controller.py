@@ -1,5 +1,7 @@
 """The controller: ticks in, decisions out. `Bench` checks the envelope after every tick."""
 
+from dataclasses import replace
+
 import pytest
 from ticks import BLIND, Bench, policy, readings
 
@@ -62,6 +64,29 @@ def test_converges_when_nothing_is_worth_trying_and_lets_the_learner_sleep():
     rest = [bench.tick() for _ in range(60)]
     assert not any(d.fit_request for d in rest)
     assert not any(d.moves for d in rest)
+
+
+def test_a_dither_while_converged_is_measured_and_ends():
+    """Once, a dither was never followed by a fit, and its setting was held for good."""
+    bench = Bench(policy(explore=replace(policy().explore, converged_every=3)))
+    bench.answer(bench.warm(), 4, gain=0.0)
+    decision = bench.answer(bench.until(lambda d: d.fit_request is not None), 4, probe=9, gain=0.0)
+    assert decision.phase is Phase.CONVERGED
+    assert not decision.moves, "the plan that converges is followed, not probed"
+    asked = bench.until(lambda d: d.fit_request is not None)
+    decision = bench.answer(asked, 4, probe=6, gain=0.0)
+    assert (decision.action, decision.setting) == (Action.DITHER, setting(workers=6))
+    asked = bench.until(lambda d: d.fit_request is not None, most=12)
+    assert asked.observation.setting == setting(workers=6)
+    decision = bench.answer(asked, 4, gain=0.0)
+    assert (decision.action, decision.setting) == (Action.TRACK, setting(workers=4))
+
+
+def test_no_probe_outlasts_its_window_by_much_whatever_becomes_of_the_learner():
+    bench = Bench()
+    bench.answer(bench.warm(), 4, probe=6)
+    bench.until(lambda d: d.fit_request is not None)
+    assert bench.until(lambda d: d.moves, most=40).setting == setting(workers=4)
 
 
 def test_a_far_setting_is_reached_by_slew():

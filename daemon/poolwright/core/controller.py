@@ -164,6 +164,7 @@ class Controller:
             if probing:
                 state.budget.spend()
             state.probing = probing
+            state.probe_measured = False
             assert current is not None
             if any(target[name] < level for name, level in current.levels):
                 state.shrunk_at_window = state.windows

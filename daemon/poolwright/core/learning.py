@@ -64,6 +64,7 @@ def keep(state: State, observation: Observation | None) -> None:
         return
     state.window = None
     state.closed = observation
+    state.probe_measured = True
     state.evidence.add(observation)
     state.windows += 1
     state.windows_since_fit += 1
@@ -89,7 +90,9 @@ def request(state: State, tick: Tick, sample: Sample) -> FitRequest | None:
     """A FitRequest when a window has closed and a plan is due."""
     if state.phase not in (Phase.EXPLORE, Phase.COOLDOWN, Phase.CONVERGED) or not state.evidence:
         return None
-    due = state.phase is not Phase.CONVERGED
+    if state.waiting_s is not None:
+        return None  # one at a time: a slow learner must not be chased by newer questions
+    due = state.phase is not Phase.CONVERGED or state.probing
     if not due and state.windows_since_fit < state.policy.explore.converged_every:
         return None
     assert state.commanded is not None
@@ -162,27 +165,33 @@ def choose(state: State, *, calm: bool) -> Intent:
     if state.phase is Phase.WARMUP:
         return Intent(action=Action.HOLD, reason=Reason.WARMING_UP)
     if fresh and plan is not None:
-        _count_patience(state, plan)
-        probe = _probe(state, plan) if calm and state.policy.mode is Mode.AUTO else None
+        converged_now = _count_patience(state, plan)
+        may = calm and state.policy.mode is Mode.AUTO and not converged_now
+        probe = _probe(state, plan) if may else None
         if probe is not None:
             return probe
     if state.waiting_s is not None:
         return Intent(action=Action.HOLD, reason=Reason.WAITING_FOR_PLAN)
-    if state.probing and not fresh:
+    if state.probing and not fresh and not state.probe_measured:
         return Intent(action=Action.HOLD, reason=Reason.MEASURING)
     return _follow(state, plan, fresh=fresh)
 
 
-def _count_patience(state: State, plan: Plan) -> None:
-    """Converge after enough plans in a row without a probe that is worth it.
+def _count_patience(state: State, plan: Plan) -> bool:
+    """Converge after enough plans in a row without a probe that is worth it; True when it does.
 
     Where poolwright may not move anything, no probe will be made, and every plan counts.
     """
+    if state.phase is not Phase.EXPLORE:
+        return False
     rule = state.policy.explore
     hopeless = plan.best_gain_ratio < rule.epsilon or state.policy.mode is not Mode.AUTO
     state.patience = state.patience + 1 if hopeless else 0
-    if state.patience >= rule.patience:
-        state.advance(Event.NOTHING_LEFT_TO_TRY)
+    if state.patience < rule.patience:
+        return False
+    state.patience = 0
+    state.advance(Event.NOTHING_LEFT_TO_TRY)
+    return True
 
 
 def _probe(state: State, plan: Plan) -> Intent | None:

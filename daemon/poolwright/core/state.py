@@ -54,6 +54,7 @@ class State:
     still_s: float = 0.0  # since the plant last changed
     settled: bool = False
     probing: bool = False
+    probe_measured: bool = False  # its window has closed
     trust_octaves: float = TRUST_START
     tabu: dict[Setting, int] = field(default_factory=dict)  # until which window
     windows: int = 0
@@ -102,6 +103,7 @@ class State:
             self.still_s,
             self.settled,
             self.probing,
+            self.probe_measured,
             self.trust_octaves,
             self.windows,
             self.patience,
