@@ -186,7 +186,7 @@ async def test_pss_is_read_again_when_the_number_of_processes_changed(tmp_path):
 
 
 async def test_without_pss_it_is_rss_and_says_so(tmp_path):
-    sensor, _ = fake(tmp_path)
+    sensor, _ = fake(tmp_path, pss_every=10.0)
     write_process(tmp_path, row(10, rss=100), (11,))
     write_process(tmp_path, row(11, 10, rss=100))
     reading = (await values(sensor, 0))["memory_bytes"]

@@ -25,7 +25,7 @@ def unit(tmp_path):
     """The unit with a program that exists at its path."""
     made = tmp_path / "poolwright.service"
     text = (UNITS / "poolwright.service").read_text()
-    assert text.count("/opt/poolwright/bin/poolwright") == 1
+    assert text.count("/opt/poolwright/bin/poolwright") == 2  # run, and restore after a crash
     made.write_text(text.replace("/opt/poolwright/bin/poolwright", "/bin/true"))
     return made
 
