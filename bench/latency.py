@@ -38,7 +38,7 @@ async def measure(workers, seconds, rps, settle=4):
                 index = 0
                 async for second in stand.seconds():
                     now = time.monotonic_ns()
-                    seen = tuple(r for s in sensors for r in await s.read(now))
+                    seen = (*await sensors[0].read(now), *await sensors[1].read(now))
                     hidden = tuple(r for r in seen if r.signal != "latency_s")
                     a, b = (
                         d.derive(Tick(index=index, mono_ns=now, wall_ns=0, readings=readings))
