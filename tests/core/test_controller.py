@@ -107,8 +107,8 @@ def test_a_breaching_probe_retreats_within_a_tick_of_the_verdict():
     assert decision.setting == setting(workers=4)
     assert decision.reason is Reason.SLO_BREACH
     assert decision.phase is Phase.COOLDOWN
-    if decision.observation is not None:
-        assert decision.observation.breached
+    assert decision.observation.setting == setting(workers=3)
+    assert decision.observation.breached
     bench.run(3)
     asked = bench.until(lambda d: d.fit_request is not None and d.phase is Phase.EXPLORE)
     assert setting(workers=3) in asked.fit_request.tabu
@@ -205,6 +205,25 @@ def test_no_data_is_neither_zero_load_nor_a_good_window():
     decisions = [bench.tick(seen=silent) for _ in range(20)]
     assert not any(d.observation for d in decisions)
     assert {d.reason for d in decisions} == {Reason.NO_DATA}
+
+
+def test_an_idle_service_teaches_nothing_and_proves_nothing_safe():
+    bench = Bench()
+    idle = readings(rps=0.0, latency_s=None)
+    decisions = [bench.tick(seen=idle) for _ in range(80)]
+    assert not any(d.observation or d.fit_request or d.moves for d in decisions)
+    assert bench.controller.resume().last_safe is None
+
+
+def test_after_a_shrink_what_drains_is_not_measured():
+    knob = replace(policy().knobs[0], drain_s=9.0)
+    opened = {}
+    for probe in (3, 6):
+        bench = Bench(policy(knobs=(knob,)))
+        bench.answer(bench.warm(), 4, probe=probe)
+        moved = bench.index
+        opened[probe] = bench.until(lambda d: d.observation).observation.opened_tick - moved
+    assert opened[3] >= opened[6] + 6
 
 
 def test_another_hand_is_left_alone_until_resume():

@@ -46,6 +46,14 @@ def test_offered_load_counts_the_growing_queue():
     assert done < 40.0
 
 
+def test_offered_load_is_unknown_while_the_queue_cannot_be_seen():
+    broken = Reading(signal="queue_length", source="a", status=Status.ERROR, detail="gone")
+    seen = (Reading(signal="throughput_rps", source="a", value=9.0), broken)
+    sample = Deriver().derive(Tick(index=0, mono_ns=0, wall_ns=0, readings=seen))
+    assert sample.throughput_rps == 9.0
+    assert sample.load_rps is None
+
+
 def test_a_broken_signal_is_missing_and_a_silent_one_is_not_zero():
     tick = Tick(
         index=0,

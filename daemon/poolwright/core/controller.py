@@ -166,7 +166,8 @@ class Controller:
             state.probing = probing
             state.probe_measured = False
             assert current is not None
-            if any(target[name] < level for name, level in current.levels):
+            state.last_shrank = any(target[name] < level for name, level in current.levels)
+            if state.last_shrank:
                 state.shrunk_at_window = state.windows
             state.unsettle()
         closed, state.closed = state.closed, None

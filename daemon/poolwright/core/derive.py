@@ -39,8 +39,14 @@ class Deriver:
         self._mono_ns = tick.mono_ns
         throughput = _value(good, "throughput_rps")
         queue = _value(good, "queue_length")
-        load = throughput
-        if throughput is not None and queue is not None and self._queue is not None and dt_s > 0.0:
+        load = None if "queue_length" in missing else throughput  # it may be growing unseen
+        if (
+            load is not None
+            and throughput is not None
+            and queue is not None
+            and self._queue is not None
+            and dt_s > 0.0
+        ):
             load = max(0.0, throughput + (queue - self._queue) / dt_s)
         self._queue = queue
         if throughput is None:

@@ -117,7 +117,11 @@ class Guard:
             unseen.append("throughput_rps")
         busy = sample.throughput_rps is None or sample.throughput_rps > 0.0
         responses = {s.response for s in self._policy.slo} | {r for r, _ in self._policy.objective}
-        if busy and sample.latency is None and any(r.startswith("latency") for r in responses):
+        if (
+            busy
+            and sample.latency is None
+            and any(r.startswith(("latency", "jitter")) for r in responses)
+        ):
             unseen.append("latency_s")
         if "error_ratio" in responses and sample.errors_rps is None:
             unseen.append("errors_rps")

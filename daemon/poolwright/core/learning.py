@@ -33,7 +33,10 @@ def measure(state: State, tick: Tick, sample: Sample) -> Observation | None:
     state.still_s += sample.dt_s
     if not state.settled:
         knobs = state.policy.knobs
-        if state.still_s < max(k.settle_s for k in knobs) or not _drained(state, sample):
+        drain_s = max(k.drain_s for k in knobs) if state.last_shrank else 0.0
+        if state.still_s < max(drain_s, *(k.settle_s for k in knobs)) or not _drained(
+            state, sample
+        ):
             return None
         state.settled = True
         state.guard.forget()
@@ -63,6 +66,9 @@ def keep(state: State, observation: Observation | None) -> None:
     if observation is None:
         return
     state.window = None
+    done = observation.response("throughput_rps")
+    if done is None or done.mean == 0.0:
+        return  # nobody asked for anything: neither evidence, nor a sign that the setting is safe
     state.closed = observation
     state.probe_measured = True
     state.evidence.add(observation)

@@ -324,7 +324,6 @@ class Reason(StrEnum):
     REASSERT = "reassert"
     PLANT_RESTARTED = "plant_restarted"
     PAUSED_BY_OPERATOR = "paused_by_operator"
-    RESUMED_BY_OPERATOR = "resumed_by_operator"
     ACTUATION_PENDING = "actuation_pending"
     ACTUATION_FAILED = "actuation_failed"
     READ_BACK_FAILED = "read_back_failed"

@@ -25,7 +25,6 @@ REASONS: dict[Reason, str] = {
     Reason.REASSERT: "another hand moved the level; the policy says to take it back",
     Reason.PLANT_RESTARTED: "the service restarted or reloaded",
     Reason.PAUSED_BY_OPERATOR: "an operator paused poolwright",
-    Reason.RESUMED_BY_OPERATOR: "an operator resumed poolwright",
     Reason.ACTUATION_PENDING: "the last move is still being made",
     Reason.ACTUATION_FAILED: "the last move failed; waiting before another",
     Reason.READ_BACK_FAILED: "the real level cannot be read back",

@@ -3,7 +3,6 @@
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from poolwright.actuators import ACTUATORS
@@ -137,8 +136,3 @@ def _third_party(adapter: AdapterConfig, what: str, table: Mapping[str, str]) ->
 def _load(place: str) -> Any:
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(module), name)
-
-
-def journal_path(config: DaemonConfig) -> Path:
-    """Where the journal lives."""
-    return Path(config.journal)

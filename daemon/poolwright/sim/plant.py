@@ -40,7 +40,6 @@ class Plant:
         """A plant with `workers` idle workers at time zero."""
         self.shape = shape
         self.now_s = 0.0
-        self.failed = 0
         self._random = Random(f"plant:{seed}")
         self._next_id = workers
         self._free: list[tuple[float, int]] = [(0.0, i) for i in range(workers)]
