@@ -22,6 +22,7 @@ a test keeps them equal. An event that has no arrow in a phase changes nothing t
 | blind | what the guard needs cannot be seen: holds, then goes to the last safe setting |
 | manual | another hand moved the level: stands back until `resume` |
 | paused | an operator said so |
+| stood_down | tuning was shown not to help: holds the baseline until `resume` or drift |
 """
 
 if __name__ == "__main__":

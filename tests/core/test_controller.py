@@ -290,7 +290,7 @@ def test_recommend_says_and_does_not():
     bench = Bench(policy(mode=Mode.RECOMMEND))
     decision = bench.answer(bench.warm(), 6, probe=9)
     assert not decision.moves
-    assert decision.advice == setting(workers=6)
+    assert decision.advice.setting == setting(workers=6)
     assert decision.setting == setting(workers=4)
 
 
@@ -301,7 +301,7 @@ def test_without_leave_to_move_it_converges_too_and_lets_the_learner_sleep():
     rest = [bench.tick() for _ in range(60)]
     assert rest[-1].phase is Phase.CONVERGED
     assert not any(d.fit_request for d in rest)
-    assert rest[-1].advice == setting(workers=6)
+    assert rest[-1].advice.setting == setting(workers=6)
 
 
 def test_observe_says_nothing():

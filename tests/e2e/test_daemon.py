@@ -273,7 +273,7 @@ def test_after_a_crash_restore_puts_the_baseline_back(service, daemon_of):
 def test_recommend_moves_nothing(service, daemon_of):
     daemon = daemon_of(service, mode="recommend", low=6).start()
     daemon.until(lambda s: s["decision"]["advice"], "it has an advice")
-    assert daemon.status()["decision"]["advice"]["levels"] == [["workers", 6]]
+    assert daemon.status()["decision"]["advice"]["setting"]["levels"] == [["workers", 6]]
     assert workers(service) == 3
     daemon.stop()
 

@@ -118,7 +118,7 @@ def _changes(difference: Difference) -> list[str]:
 
 def _short(decision: Decision) -> str:
     moves = " (moves)" if decision.moves else ""
-    wanted = decision.setting if decision.advice is None else f"advice {decision.advice}"
+    wanted = decision.setting if decision.advice is None else f"advice {decision.advice.setting}"
     return f"{decision.phase} {decision.action} {wanted}{moves}: {decision.reason}"
 
 

@@ -11,6 +11,7 @@ from poolwright.core.envelope import fit, violations
 from poolwright.core.guard import Verdict, memory_allows
 from poolwright.core.model import (
     Action,
+    Advice,
     Clamp,
     ClampKind,
     CommandKind,
@@ -155,7 +156,7 @@ class Controller:
             target, clamps = self._allowed(intent, current, sample)
         auto = state.policy.mode is Mode.AUTO
         moves = auto and target is not None and target != current
-        advice = target if state.policy.mode is Mode.RECOMMEND and target != current else None
+        advice = _advice(state, intent, target)
         if moves:
             assert target is not None
             assert not violations(target, state.policy), "the envelope let something through"
@@ -212,6 +213,17 @@ class Controller:
                 )
                 target = target.replace(name, state.policy.knob(name).clamp(allowed))
         return target, tuple(clamps)
+
+
+def _advice(state: State, intent: Intent, target: Setting | None) -> Advice | None:
+    current = state.commanded
+    if state.policy.mode is not Mode.RECOMMEND or target is None or target == current:
+        return None
+    assert current is not None
+    return Advice(
+        id=f"{current}:{target}", setting=target, replaces=current, gain=None, p_safe=None,
+        reason=intent.reason,
+    )  # fmt: skip
 
 
 def _numbers(state: State, sample: Sample) -> tuple[tuple[str, float], ...]:

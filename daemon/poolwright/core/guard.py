@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from poolwright.core.model import Reason, Setting
 from poolwright.core.policy import Policy, Slo
 from poolwright.core.sample import Sample
+from poolwright.core.signals import quantile_of
 from poolwright.core.sketch import SketchBuilder
 
 _SPREAD = 1.645  # one-sided 95 %
-_QUANTILE = {"latency_p50_s": 0.50, "latency_p95_s": 0.95, "latency_p99_s": 0.99}
 _QUEUEING_TICKS = 3
 _DRAIN_TICKS = 3
 _DRAIN_SHARE = 0.93  # a queue that lost 7 % in three ticks is going away by itself
@@ -139,7 +139,8 @@ class Guard:
         if self._burns(sample):
             found.add(Reason.CPU_BREACH)
         for slo in self._policy.slo:
-            if slo.response in _QUANTILE and self._slow(slo):
+            quantile = quantile_of(slo.response)
+            if quantile is not None and self._slow(slo, quantile):
                 found.add(Reason.SLO_BREACH)
             if slo.response == "error_ratio" and self._failing(slo):
                 found.add(Reason.ERROR_BREACH)
@@ -152,14 +153,14 @@ class Guard:
             return False
         return foreign is None or foreign <= ratio / 2.0
 
-    def _slow(self, slo: Slo) -> bool:
+    def _slow(self, slo: Slo, quantile: float) -> bool:
         """More requests over the bound than the quantile allows, beyond chance."""
         builder = SketchBuilder()
         for sample in self._recent:
             if sample.latency is not None:
                 builder.merge(sample.latency)
         sketch = builder.freeze()
-        return _beyond_chance(sketch.above(slo.below), sketch.count, 1.0 - _QUANTILE[slo.response])
+        return _beyond_chance(sketch.above(slo.below), sketch.count, 1.0 - quantile)
 
     def _failing(self, slo: Slo) -> bool:
         done = failed = 0.0

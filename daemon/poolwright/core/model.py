@@ -2,24 +2,38 @@
 
 Everything here is frozen, slotted and keyword-only. A suffix is the unit (`_s`, `_ns`, `_rps`,
 `_w`, `_bytes`, `_cores`, `_ratio`). What is not known is None: never -1, never NaN, never 0.
-Members of an enumeration are added, never removed: journals outlive releases.
+Enumerations are in `core.vocabulary`.
 """
 
 import math
 from dataclasses import dataclass
-from enum import StrEnum
 
-from poolwright.core.policy import Policy
+from poolwright.core.policy import Override, Policy
 from poolwright.core.sketch import Sketch
-
-
-class Status(StrEnum):
-    """What became of one attempt to see something."""
-
-    OK = "ok"
-    NO_DATA = "no_data"  # the source works and has nothing to say (no request in this tick)
-    STALE = "stale"  # the source has not said anything new for too long
-    ERROR = "error"  # the source is broken; `detail` says how
+from poolwright.core.vocabulary import (
+    Action as Action,
+)
+from poolwright.core.vocabulary import (
+    ActuationStatus as ActuationStatus,
+)
+from poolwright.core.vocabulary import (
+    ClampKind as ClampKind,
+)
+from poolwright.core.vocabulary import (
+    CommandKind as CommandKind,
+)
+from poolwright.core.vocabulary import (
+    Phase as Phase,
+)
+from poolwright.core.vocabulary import (
+    Reason as Reason,
+)
+from poolwright.core.vocabulary import (
+    Status as Status,
+)
+from poolwright.core.vocabulary import (
+    Verdict as Verdict,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,15 +108,6 @@ class Applied:
     detail: str = ""
 
 
-class ActuationStatus(StrEnum):
-    """How the last actuation went."""
-
-    APPLIED = "applied"
-    PENDING = "pending"
-    FAILED = "failed"
-    REFUSED = "refused"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Actuation:
     """The outcome of obeying the Decision of `decision_tick`, as known when the tick was made."""
@@ -113,21 +118,20 @@ class Actuation:
     detail: str = ""
 
 
-class CommandKind(StrEnum):
-    """What an operator may ask at the control socket."""
-
-    PAUSE = "pause"
-    RESUME = "resume"
-    RESTORE = "restore"  # back to the baseline: the daemon is stopping and the policy says so
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """An operator's request, with who asked and why."""
+    """An operator's request, with who asked and why.
+
+    `setting` is what PIN holds and where ROLLBACK goes (None: to what was held before the last
+    move). `until_wall_ns` is for people and for the engine, which unpins when it has passed.
+    """
 
     kind: CommandKind
     who: str = ""
     why: str = ""
+    setting: Setting | None = None
+    advice_id: str = ""
+    until_wall_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,18 +185,6 @@ class Evidence:
 
     observation: Observation
     weight: float = 1.0
-
-
-class Verdict(StrEnum):
-    """Why a candidate setting was, or was not, taken."""
-
-    RECOMMENDED = "recommended"  # the best posterior mean among safe settings
-    PROBE = "probe"  # the most to be learned or gained
-    WORSE = "worse"  # safe, but expected to cost more
-    UNSAFE_SLO = "unsafe_slo"
-    UNSAFE_MEMORY = "unsafe_memory"
-    OUTSIDE_TRUST_REGION = "outside_trust_region"
-    TABU = "tabu"  # the guard saw it breach lately
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,7 +254,11 @@ class FitRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tick:
-    """Everything uncertain, at one moment. `wall_ns` is for people; the core never uses it."""
+    """Everything uncertain, at one moment. `wall_ns` is for people; the core never uses it.
+
+    What the calendar says (`quiet`, `overrides`) and what the other pools of this host do
+    (`may_probe`, `room_*`) is uncertain too, so the engine puts it here and it replays.
+    """
 
     index: int
     mono_ns: int
@@ -274,72 +270,12 @@ class Tick:
     plan: Plan | None = None  # only in the tick in which it arrived
     fault: str = ""  # why `applied` is None
     learner_fault: str = ""  # the last fit ended in this; the request must be made again
-
-
-class Phase(StrEnum):
-    """What poolwright is about. Transitions: `core.phase`."""
-
-    WARMUP = "warmup"  # watching the baseline
-    EXPLORE = "explore"  # learning by small safe moves
-    CONVERGED = "converged"  # holding; a rare probe keeps the model honest
-    COOLDOWN = "cooldown"  # a guard tripped; no probe for a while
-    BLIND = "blind"  # what the guard needs cannot be seen
-    MANUAL = "manual"  # another hand has the knob
-    PAUSED = "paused"  # an operator said so
-
-
-class Action(StrEnum):
-    """What the Decision does."""
-
-    HOLD = "hold"
-    TRACK = "track"  # follow the schedule
-    DITHER = "dither"
-    PROBE = "probe"
-    RETREAT = "retreat"
-    RESTORE = "restore"
-
-
-class Reason(StrEnum):
-    """Why; the text for people is in `core.reasons`."""
-
-    WARMING_UP = "warming_up"
-    SETTLING = "settling"
-    MEASURING = "measuring"
-    WAITING_FOR_PLAN = "waiting_for_plan"
-    SCHEDULE = "schedule"
-    BEST_KNOWN = "best_known"
-    NO_PROBE_WORTH_IT = "no_probe_worth_it"
-    BUDGET_SPENT = "budget_spent"
-    EXPECTED_GAIN = "expected_gain"
-    LEVERAGE = "leverage"
-    SLO_BREACH = "slo_breach"
-    MEMORY_BREACH = "memory_breach"
-    ERROR_BREACH = "error_breach"
-    CPU_BREACH = "cpu_breach"
-    QUEUEING = "queueing"
-    COOLING_DOWN = "cooling_down"
-    NO_DATA = "no_data"
-    BLIND_TOO_LONG = "blind_too_long"
-    OTHER_HAND = "other_hand"
-    REASSERT = "reassert"
-    PLANT_RESTARTED = "plant_restarted"
-    PAUSED_BY_OPERATOR = "paused_by_operator"
-    ACTUATION_PENDING = "actuation_pending"
-    ACTUATION_FAILED = "actuation_failed"
-    READ_BACK_FAILED = "read_back_failed"
-    OUT_OF_BOUNDS = "out_of_bounds"
-    CLOCK_GAP = "clock_gap"
-
-
-class ClampKind(StrEnum):
-    """Which rule of the envelope changed what was wanted."""
-
-    BOUND = "bound"
-    SLEW = "slew"
-    DWELL = "dwell"
-    SETTLE = "settle"
-    LATTICE = "lattice"
-    MEMORY = "memory"  # the forecast for the added workers passes the guard
+    quiet: str = ""  # the quiet window that is open now, as written
+    overrides: tuple[Override, ...] = ()  # those of the policy that are in force now
+    may_probe: bool = True  # False: another pool of this host is being experimented with
+    rival: str = ""  # which one
+    room_bytes: float | None = None  # memory left of what all pools share; None: no such budget
+    room_cores: float | None = None  # CPU left of what all pools share; None: no such budget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -350,6 +286,61 @@ class Clamp:
     knob: str
     wanted: int
     allowed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """What would be set in mode recommend.
+
+    `id` is the same for as long as the same change is advised. `gain` is the expected relative
+    fall of the objective (0.1: ten per cent better); None: not known.
+    """
+
+    id: str
+    setting: Setting
+    replaces: Setting
+    gain: Estimate | None
+    p_safe: float | None
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holdout:
+    """One finished comparison tuned / baseline / tuned at matched load.
+
+    `gain_ratio` is how much lower the objective was when tuned, as a share of the baseline's;
+    `breached`: the baseline had to be left early because it breached (the gain is then at least
+    this much).
+    """
+
+    baseline: Setting
+    tuned: Setting
+    load_rps: float
+    gain_ratio: float
+    breached: bool
+    closed_tick: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Benefit:
+    """What tuning is worth: mean gain over holdouts with its 95 % interval (Student's t)."""
+
+    mean: float
+    lower: float | None  # None: too few holdouts for an interval
+    upper: float | None
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What an operator or a proof has settled, and what must therefore survive a restart."""
+
+    phase: Phase = Phase.WARMUP  # PAUSED, MANUAL or STOOD_DOWN; else WARMUP
+    pin: Setting | None = None
+    pin_until_wall_ns: int | None = None
+    pin_why: str = ""
+    rejected: tuple[str, ...] = ()  # ids of advice not to be given again, oldest first
+    holdouts: tuple[Holdout, ...] = ()  # newest last, at most 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -365,7 +356,7 @@ class Decision:
     action: Action
     setting: Setting | None  # None until the plant was first seen
     moves: bool
-    advice: Setting | None = None  # mode recommend: what would be set
+    advice: Advice | None = None  # mode recommend: what would be set
     reason: Reason
     detail: str = ""
     clamps: tuple[Clamp, ...] = ()
@@ -374,7 +365,18 @@ class Decision:
     fit_request: FitRequest | None = None
     guard_trips: tuple[Reason, ...] = ()
     events: tuple[str, ...] = ()  # in words: what was noticed (restart, drift, phase change)
+    probing: bool = False  # away from the best known setting to learn or to compare
+    asks_probe: bool = False  # a probe is ready and waits for `Tick.may_probe`
+    reserved_bytes: float = 0.0  # memory that the move under way is expected to take ...
+    reserved_cores: float = 0.0  # ... and CPU; what other pools must leave alone
+    holdout: Holdout | None = None  # that ended in this tick
+    kept: Kept | None = None  # when it changed in this tick
     state_digest: str = ""
+
+    @property
+    def wanted(self) -> Setting | None:
+        """What it is about: the advised setting where there is advice, else the commanded one."""
+        return self.setting if self.advice is None else self.advice.setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -386,3 +388,5 @@ class Resume:
     evidence: tuple[Evidence, ...] = ()
     plan: Plan | None = None
     notes: tuple[str, ...] = ()  # in words: what recovery found
+    kept: Kept = Kept()
+    budget: tuple[float, float, float] | None = None  # probes, seconds and SLO seconds left

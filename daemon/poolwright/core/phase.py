@@ -23,6 +23,7 @@ class Event(StrEnum):
     PLANT_RESTARTED = "plant_restarted"
     PAUSE = "pause"
     RESUME = "resume"
+    NO_BENEFIT = "no_benefit"
 
 
 _ACTING = (Phase.WARMUP, Phase.EXPLORE, Phase.CONVERGED, Phase.COOLDOWN)
@@ -42,6 +43,11 @@ TRANSITIONS: dict[tuple[Phase, Event], Phase] = {
     **{(phase, Event.PAUSE): Phase.PAUSED for phase in Phase if phase is not Phase.PAUSED},
     (Phase.PAUSED, Event.RESUME): Phase.WARMUP,
     (Phase.MANUAL, Event.RESUME): Phase.WARMUP,
+    (Phase.CONVERGED, Event.NO_BENEFIT): Phase.STOOD_DOWN,
+    (Phase.STOOD_DOWN, Event.RESUME): Phase.WARMUP,
+    (Phase.STOOD_DOWN, Event.DRIFT): Phase.EXPLORE,
+    (Phase.STOOD_DOWN, Event.PLANT_RESTARTED): Phase.WARMUP,
+    (Phase.STOOD_DOWN, Event.OTHER_HAND): Phase.MANUAL,
 }
 
 

@@ -1,6 +1,8 @@
 """What the operator wants of one pool: the YAML of `policies/`, bound and checked. Data only."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -33,6 +35,37 @@ class Knob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Relation:
+    """Knobs against each other: the sum of `coefficient * product of levels` is at most 0.
+
+    `workers * threads <= 200` has the terms (1, (threads, workers)) and (-200, ()).
+    """
+
+    text: str  # as it was written
+    terms: tuple[tuple[int, tuple[str, ...]], ...]
+
+    def holds(self, levels: Mapping[str, int]) -> bool:
+        """Whether these levels satisfy it; KeyError when a knob is missing."""
+        return sum(c * math.prod(levels[name] for name in knobs) for c, knobs in self.terms) <= 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Override:
+    """What an operator has written above the policy, for a time.
+
+    `pin` fixes levels, `freeze` forbids every move, `bounds` (knob, lower, upper) narrows knobs.
+    Times are for the engine, which says in each Tick what is in force; None: always.
+    """
+
+    reason: str
+    pin: tuple[tuple[str, int], ...] = ()
+    freeze: bool = False
+    bounds: tuple[tuple[str, int, int], ...] = ()
+    since_wall_ns: int | None = None
+    until_wall_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Slo:
     """A response that must stay below a bound, with the confidence asked of the model."""
 
@@ -51,6 +84,13 @@ class GuardRule:
     breach_of_ticks: int = 5  # ... n ticks over the SLO
     blind_s: float = 30.0  # without the signals the SLO needs: return to the last safe setting
     cooldown_s: float = 30.0  # after a retreat
+    psi_cpu_ratio: float | None = None  # pressure stall over this: nothing grows, nothing is tried
+    psi_memory_ratio: float | None = None
+    psi_io_ratio: float | None = None
+    connections_ratio: float = 0.90  # of what the dependency accepts, forecast before growing
+    fall_ratio: float = 0.30  # a sudden fall in load of more than this ...
+    fall_hold_s: float = 1800.0  # ... forbids shrinking for so long: clients may be retrying
+    dependency_ratio: float = 1.5  # service time over normal at flat CPU: a slow dependency
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +105,10 @@ class ExploreRule:
     window_s: float = 30.0
     window_jitter: float = 0.2  # so that windows do not lock to a cron job
     warmup_windows: int = 3  # watched at the baseline before the first move
+    slo_budget_ratio: float = 0.20  # share of the SLO's error budget that probes may use
+    burn_rate: float = 1.0  # no probe while the error budget burns faster than this
+    quiet: tuple[str, ...] = ()  # windows in which nothing is tried (`policy.calendar`)
+    holdout_every_s: float = 21600.0  # a comparison with the baseline so often; 0: never
 
 
 class Mode(StrEnum):
@@ -97,6 +141,9 @@ class Policy:
     knobs: tuple[Knob, ...]
     objective: tuple[tuple[str, float], ...]  # (response, weight), all minimised
     slo: tuple[Slo, ...] = ()
+    relations: tuple[Relation, ...] = ()
+    overrides: tuple[Override, ...] = ()
+    prices: tuple[tuple[str, float], ...] = ()  # (what, price), for the response cost_per_hour
     guard: GuardRule = GuardRule()
     explore: ExploreRule = ExploreRule()
     mode: Mode = Mode.RECOMMEND
@@ -104,7 +151,8 @@ class Policy:
     exit: Exit = Exit.KEEP
     cadence_s: float = 1.0
     seed: int = 0
-    sha256: str = ""
+    sha256: str = ""  # of what is in force after layering, not of the files' text
+    sources: tuple[str, ...] = field(default=(), compare=False)  # the files it was made of
 
     def knob(self, name: str) -> Knob:
         """The knob of that name; KeyError when the policy does not have it."""

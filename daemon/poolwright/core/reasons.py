@@ -30,6 +30,19 @@ REASONS: dict[Reason, str] = {
     Reason.READ_BACK_FAILED: "the real level cannot be read back",
     Reason.OUT_OF_BOUNDS: "the level is outside the policy's bounds",
     Reason.CLOCK_GAP: "time passed without ticks; what was being measured is dropped",
+    Reason.PINNED: "an operator has pinned this setting",
+    Reason.FROZEN: "the policy forbids every move for now",
+    Reason.APPROVED: "an operator approved this advice",
+    Reason.ROLLED_BACK: "an operator rolled back",
+    Reason.RELIEF: "this setting breaches, and another is expected to be safer",
+    Reason.QUIET_TIME: "a probe would gain, but this is a quiet window of the policy",
+    Reason.HOST_BUSY: "a probe would gain, but another pool of this host is being tried",
+    Reason.BUDGET_BURNS: "a probe would gain, but the error budget of the SLO is burning",
+    Reason.SLOW_DEPENDENCY: "what the service depends on is slow; workers do not help",
+    Reason.PRESSURE_BREACH: "tasks stall for CPU, memory or I/O above the limit",
+    Reason.LOAD_FELL: "the load fell suddenly; clients may come back and retry",
+    Reason.HOLDOUT: "comparing with the baseline, to see what tuning is worth",
+    Reason.NO_BENEFIT: "comparisons show that tuning does not help here; the baseline is held",
 }
 
 assert set(REASONS) == set(Reason), "every reason has a text"

@@ -33,6 +33,9 @@ class Sample:
     foreign_cpu_ratio: float | None = None
     psi_cpu_ratio: float | None = None
     psi_memory_ratio: float | None = None
+    psi_io_ratio: float | None = None
+    connections: float | None = None
+    connections_limit: float | None = None
     power_w: float | None = None
     power_std_w: float | None = None
     power_source: str = ""

@@ -4,6 +4,7 @@ A sensor gives signals, one Reading each, every tick. The core derives from them
 and from the Samples of a window the responses that the surrogate models.
 """
 
+import re
 from dataclasses import dataclass
 
 
@@ -39,6 +40,8 @@ SIGNALS: dict[str, SignalSpec] = {
     "psi_cpu_ratio": SignalSpec("ratio", "share of time some task waited for CPU"),
     "psi_memory_ratio": SignalSpec("ratio", "share of time some task waited for memory"),
     "psi_io_ratio": SignalSpec("ratio", "share of time some task waited for I/O"),
+    "connections": SignalSpec("count", "connections in use at what the pool depends on"),
+    "connections_limit": SignalSpec("count", "connections that it accepts"),
     "power_w": SignalSpec("w", "power; source says from where, estimated says modelled"),
 }
 
@@ -52,6 +55,7 @@ RESPONSES: dict[str, str] = {
     "cpu_cores": "cores",
     "memory_bytes": "bytes",
     "error_ratio": "ratio",
+    "cost_per_hour": "1/h",  # in the currency of the policy's prices
 }
 
 # What a policy calls a response, without its unit.
@@ -65,4 +69,24 @@ RESPONSE_NAMES: dict[str, str] = {
     "cpu": "cpu_cores",
     "memory": "memory_bytes",
     "error_ratio": "error_ratio",
+    "cost": "cost_per_hour",
 }
+
+QUANTILES = ("latency_p50_s", "latency_p95_s", "latency_p99_s")  # seen whatever the policy says
+_LATENCY = re.compile(r"latency_p([1-9][0-9]?(?:\.[0-9]{1,3})?)")
+
+
+def response_of(name: str) -> str | None:
+    """The response that a policy calls `name`; None when there is none.
+
+    Besides RESPONSE_NAMES there is every latency quantile: latency_p90, latency_p99.9.
+    """
+    if name in RESPONSE_NAMES:
+        return RESPONSE_NAMES[name]
+    return f"{name}_s" if _LATENCY.fullmatch(name) else None
+
+
+def quantile_of(response: str) -> float | None:
+    """0.99 of `latency_p99_s`; None of what is no latency quantile."""
+    found = _LATENCY.fullmatch(response.removesuffix("_s"))
+    return None if found is None else float(f"{found[1]}e-2")

@@ -12,11 +12,11 @@ from random import Random
 from poolwright.core.model import Context, Estimate, Observation, Setting
 from poolwright.core.policy import Policy
 from poolwright.core.sample import Sample
+from poolwright.core.signals import QUANTILES, quantile_of
 from poolwright.core.sketch import Sketch, SketchBuilder
 
 _ENOUGH_REQUESTS = 50
 _LONGEST = 4.0  # times the nominal length, when requests are rare
-_QUANTILES = {"latency_p50_s": 0.50, "latency_p95_s": 0.95, "latency_p99_s": 0.99}
 
 
 class Window:
@@ -77,7 +77,11 @@ class Window:
         errors = _error_ratio(samples)
         if errors is not None:
             responses["error_ratio"] = errors
-        responses.update(_latency_of(latency, _inflation(samples)))
+        quantiles = quantiles_of(self._policy)
+        responses.update(_latency_of(latency, _inflation(samples), quantiles))
+        cost = cost_of(responses, self._policy)
+        if cost is not None:
+            responses["cost_per_hour"] = cost
         load = _mean_of([s.load_rps for s in samples])
         foreign = _mean_of([s.foreign_cpu_ratio for s in samples])
         estimated = any(s.latency_estimated for s in samples)
@@ -93,7 +97,7 @@ class Window:
             ),
             responses=tuple(sorted(responses.items())),
             app_limited=self._app_limited(),
-            estimated=tuple(sorted((*_QUANTILES, "jitter_s"))) if estimated else (),
+            estimated=tuple(sorted((*quantiles, "jitter_s"))) if estimated else (),
             breached=self.breached,
         )
 
@@ -105,6 +109,33 @@ class Window:
             return False
         workers = max(level for _, level in self._setting.levels)
         return busy.mean < 0.8 * workers and (queue is None or queue.mean < 0.5)
+
+
+def quantiles_of(policy: Policy) -> dict[str, float]:
+    """The latency quantiles that are measured: the usual ones and those the policy names."""
+    names = (*QUANTILES, *(s.response for s in policy.slo), *(r for r, _ in policy.objective))
+    return {name: q for name in names if (q := quantile_of(name)) is not None}
+
+
+_PRICED = {
+    "core_hour": ("cpu_cores", 1.0),
+    "gib_hour": ("memory_bytes", 2.0**-30),
+    "kwh": ("power_w", 1e-3),
+}
+
+
+def cost_of(responses: dict[str, Estimate], policy: Policy) -> Estimate | None:
+    """What the pool costs an hour at the policy's prices; None when a priced thing is unknown."""
+    if not policy.prices:
+        return None
+    mean, variance = 0.0, 0.0
+    for what, price in policy.prices:
+        name, unit = _PRICED[what]
+        if name not in responses:
+            return None
+        mean += price * unit * responses[name].mean
+        variance += (price * unit * responses[name].std) ** 2
+    return Estimate(mean=mean, std=math.sqrt(variance))
 
 
 def _mean_of(values: list[float | None]) -> Estimate | None:
@@ -158,7 +189,9 @@ def _inflation(samples: list[Sample]) -> float:
     return max(1.0, min(between / spread, total / len(seen))) if spread > 0.0 else 1.0
 
 
-def _latency_of(sketch: Sketch, inflation: float) -> dict[str, Estimate]:
+def _latency_of(
+    sketch: Sketch, inflation: float, quantiles: dict[str, float]
+) -> dict[str, Estimate]:
     """Quantiles with their standard errors, and jitter, the standard deviation of latency.
 
     The error of a quantile is half the distance of the order statistics one standard deviation of
@@ -169,7 +202,7 @@ def _latency_of(sketch: Sketch, inflation: float) -> dict[str, Estimate]:
         return {}
     independent = max(2.0, n / inflation)
     found: dict[str, Estimate] = {}
-    for name, q in _QUANTILES.items():
+    for name, q in quantiles.items():
         spread = math.sqrt(q * (1.0 - q) / independent)
         low = sketch.quantile(max(0.0, q - spread))
         high = sketch.quantile(min(1.0, q + spread))

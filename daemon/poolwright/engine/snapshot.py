@@ -1,9 +1,9 @@
 """What the engine publishes after every tick: immutable, and all that people and Prometheus see."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
-from poolwright.core.model import Decision, Plan, Setting, Tick
+from poolwright.core.model import Benefit, Decision, Kept, Plan, Setting, Tick
 from poolwright.core.policy import Policy
 from poolwright.core.sample import Sample
 
@@ -54,6 +54,8 @@ class PoolSnapshot:
     # ticks, late_ticks, moves, probes, retreats, windows, fits, fit_failures, sensor_failures,
     # actuation_failures, guard_trips; and guard_trips:<reason>, decisions:<action>:<reason>
     counters: tuple[tuple[str, int], ...]
+    benefit: Benefit | None = None  # of tuning over the baseline; None: never compared
+    kept: Kept = field(default_factory=Kept)  # pause, pin, rejected advice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,4 +67,6 @@ class Snapshot:
     wall_ns: int
     cadence_s: float
     journal_error: str  # empty: the journal can be written
+    policy_error: str = ""  # why the last reload was refused; empty: what is on disk is in force
+    reloads: tuple[tuple[str, int], ...] = ()  # (applied | unchanged | refused, how often)
     pools: tuple[PoolSnapshot, ...]

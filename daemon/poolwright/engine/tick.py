@@ -327,7 +327,7 @@ class Pool:
 
 def describe(pool: str, decision: Decision) -> str:
     """One line of log for a decision: what, where to, and why."""
-    setting: Setting | None = decision.advice or decision.setting
+    setting: Setting | None = decision.wanted
     words = f"{pool}: {decision.phase} {decision.action} {setting}: {REASONS[decision.reason]}"
     if decision.detail:
         words += f" ({decision.detail})"

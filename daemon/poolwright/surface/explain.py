@@ -78,7 +78,9 @@ def _headline(story: Story) -> Section:
     if decision.detail:
         lines.append(decision.detail)
     if decision.advice is not None:
-        lines.append(f"the mode is {story.policy.mode}; it would have set {decision.advice}")
+        lines.append(
+            f"the mode is {story.policy.mode}; it would have set {decision.advice.setting}"
+        )
     title = f"{words.utc(story.wall_ns)}, tick {decision.tick}: {story.pool} {did}"
     return Section(title=title, lines=tuple(lines))
 
@@ -122,7 +124,7 @@ def _observed(seen: Observation) -> list[str]:
 
 
 def _expected(story: Story) -> tuple[str, ...]:
-    plan, wanted = story.plan, story.decision.advice or story.decision.setting
+    plan, wanted = story.plan, story.decision.wanted
     if plan is None:
         return ("there was no plan yet: nothing was expected",)
     load = plan.context.load_rps
@@ -144,7 +146,7 @@ def _expected(story: Story) -> tuple[str, ...]:
 def _considered(story: Story) -> tuple[str, ...]:
     if story.plan is None:
         return ()
-    taken = story.decision.advice or story.decision.setting
+    taken = story.decision.wanted
     lines: list[str] = []
     groups = groupby(story.plan.candidates, key=lambda c: (c.verdict, c.setting == taken))
     for (verdict, is_taken), group in groups:
@@ -231,7 +233,7 @@ def _compared(story: Story, after: Observation) -> list[str]:
 
 
 def _why_not(story: Story, other: Setting) -> tuple[str, ...]:
-    taken = story.decision.advice or story.decision.setting
+    taken = story.decision.wanted
     if other == taken:
         return ("it is the setting that was taken",)
     outside = [line for name, level in other.levels if (line := _outside(story, name, level))]

@@ -294,7 +294,7 @@ def _levels(pools: tuple[PoolSnapshot, ...]) -> Iterator[Metric]:
         "gauge",
         "knob_advised",
         "Level that would be set if the mode allowed it.",
-        levels(lambda p: p.decision.advice),
+        levels(lambda p: None if p.decision.advice is None else p.decision.advice.setting),
     )
     bounds = [(p, knob) for p in pools for knob in p.policy.knobs]
     for name, text, pick in (

@@ -25,7 +25,7 @@ def row(pool: PoolSnapshot) -> tuple[str, ...]:
     decision = pool.decision
     why = REASONS[decision.reason] + (f": {decision.detail}" if decision.detail else "")
     if decision.advice is not None:
-        why += f" (advice: {decision.advice})"
+        why += f" (advice: {decision.advice.setting})"
     return (
         pool.pool,
         f"{decision.phase} ({pool.policy.mode})",

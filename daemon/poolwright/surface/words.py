@@ -21,6 +21,7 @@ ACTIONS: dict[Action, str] = {
     Action.PROBE: "probed",
     Action.RETREAT: "retreated to",
     Action.RESTORE: "went back to",
+    Action.COMPARE: "compared with",
 }
 assert set(ACTIONS) == set(Action), "every action has a text"
 
@@ -50,6 +51,9 @@ CLAMPS: dict[ClampKind, str] = {
     ClampKind.SETTLE: "the last move is still settling",
     ClampKind.LATTICE: "the policy's steps",
     ClampKind.MEMORY: "more would not fit into memory",
+    ClampKind.CPU: "more would not fit into the CPU that all pools share",
+    ClampKind.CONNECTIONS: "more would pass the cap on connections",
+    ClampKind.RELATION: "the policy's relation between knobs",
 }
 assert set(CLAMPS) == set(ClampKind), "every clamp has a text"
 
