@@ -52,7 +52,7 @@ class _Field:
 def _field(
     request: FitRequest, table: Table, surrogate: Surrogate, goal: Goal, now: Context
 ) -> _Field:
-    others = [s for s in lattice(request.policy.knobs, request.incumbent) if s != request.incumbent]
+    others = [s for s in lattice(request.policy, request.incumbent) if s != request.incumbent]
     settings = [request.incumbent, *others]
     levels = level_array(settings, table.knobs)
     assert now.load_rps is not None
@@ -159,6 +159,11 @@ def _verdict(field: _Field, row: int, recommended: int, probes: list[int]) -> Ve
     return next((verdict for holds, verdict in checks if holds), Verdict.WORSE)
 
 
+def _name(response: str) -> str:
+    """`p99` of latency_p99_s, `memory` of memory_bytes."""
+    return _NAMES.get(response, response.removesuffix("_s")).removeprefix("latency_")
+
+
 def _amount(name: str, estimate: Estimate) -> str:
     """`210 ± 30 ms`, in the unit that reads best."""
     scale, unit = 1.0, {"power_w": " W", "cpu_cores": " cores"}.get(name, "")
@@ -179,9 +184,9 @@ def _detail(field: _Field, row: int, reference: int, goal: Goal, predictions: Re
         shown.append("memory_bytes")
     found = dict(predictions)
     parts = [
-        f"{_NAMES[name].removeprefix('latency_')} {_amount(name, found[name])}"
+        f"{_name(name)} {_amount(name, found[name])}"
         if name in found
-        else f"{_NAMES[name]} was never measured"
+        else f"{_name(name)} was never measured"
         for name in dict.fromkeys(shown)
     ]
     parts.append(f"P(safe) {judged.p_safe[row]:.2f}")

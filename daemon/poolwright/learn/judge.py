@@ -7,15 +7,16 @@ a move is no gain.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy.special import ndtr, ndtri
 
 from poolwright.core.model import FitRequest, Setting
-from poolwright.core.signals import RESPONSES
+from poolwright.core.signals import RESPONSES, quantile_of
 from poolwright.learn.points import Array, Mask, Points, Table
 from poolwright.learn.residual import Posterior
-from poolwright.learn.surrogate import QUANTILES, Surrogate, oldest_median
+from poolwright.learn.surrogate import Surrogate, oldest_median
 
 DRAWS = 64
 TIE = 0.01  # of the objective: settings closer than this cost the same
@@ -25,17 +26,17 @@ _MEMORY_SIGMAS = 2.33  # 99 %
 _MEMORY_HEADROOM = 0.97  # of the limit, for the mean
 
 
-def _fixed_normals() -> dict[str, tuple[Array, Array]]:
-    """Two columns of normal quantiles for each response, permuted and made uncorrelated."""
+@lru_cache(maxsize=8)
+def _fixed_normals(more: tuple[str, ...]) -> dict[str, tuple[Array, Array]]:
+    """Two columns of normal quantiles for each response (the usual ones and `more`), permuted and
+    made uncorrelated.
+    """
     quantiles = ndtri((np.arange(DRAWS) + 0.5) / DRAWS)
     rng = np.random.default_rng(20261121)
-    names = sorted(RESPONSES)
+    names = (*sorted(RESPONSES), *more)
     table = np.column_stack([rng.permutation(quantiles) for _ in range(2 * len(names))])
     table = table @ np.linalg.inv(np.linalg.cholesky(table.T @ table / DRAWS)).T
     return {name: (table[:, 2 * k], table[:, 2 * k + 1]) for k, name in enumerate(names)}
-
-
-_NORMALS = _fixed_normals()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +77,8 @@ def goal_of(request: FitRequest, table: Table, surrogate: Surrogate) -> Goal:
         raise ValueError(f"nothing of the objective was ever seen: {wanted}")
     references = []
     for name, _ in weighted:
-        latency = [slos[q] for q in QUANTILES if q in slos]
+        quantiles = sorted((q, name) for name in slos if (q := quantile_of(name)))
+        latency = [slos[name] for _, name in quantiles]
         if name in slos:
             reference = slos[name]
         elif name == "jitter_s" and latency:
@@ -93,9 +95,9 @@ def goal_of(request: FitRequest, table: Table, surrogate: Surrogate) -> Goal:
     )
 
 
-def _draw(name: str, posterior: Posterior) -> Array:
+def _draw(normals: tuple[Array, Array], posterior: Posterior) -> Array:
     """(DRAWS, n) values of one response; the first column is the anchor's."""
-    common, own = _NORMALS[name]
+    common, own = normals
     scale = posterior.anchor_cov / posterior.std[0]
     rest = np.sqrt(np.maximum(posterior.std**2 - scale**2, 0.0))
     draws = posterior.mean + np.outer(common, scale) + np.outer(own, rest)
@@ -107,7 +109,8 @@ def _cost(
     goal: Goal, surrogate: Surrogate, points: Points, posteriors: dict[str, Posterior]
 ) -> Array:
     """(DRAWS, n) draws of the objective."""
-    draws = {name: _draw(name, posterior) for name, posterior in posteriors.items()}
+    normals = _fixed_normals(tuple(sorted(set(posteriors) - set(RESPONSES))))
+    draws = {name: _draw(normals[name], posterior) for name, posterior in posteriors.items()}
     references = dict(goal.references)
     latency = None
     if surrogate.primary in draws:
@@ -134,11 +137,15 @@ def _slos(
             chances.append((slo.response, np.zeros(size), slo.confidence))
             excess += 1.0
             continue
-        seen = posteriors[slo.response]
-        z = (seen.mean - surrogate.bound(slo.response, slo.below)) / seen.std
+        mean, std = posteriors[slo.response].mean, posteriors[slo.response].std
+        if slo.response == "jitter_s":  # modelled as a ratio of latency
+            assert surrogate.primary is not None
+            base = posteriors[surrogate.primary]
+            mean, std = mean + base.mean, np.hypot(std, base.std)
+        z = (mean - surrogate.bound(slo.response, slo.below)) / std
         chances.append((slo.response, ndtr(-z), slo.confidence))
         density = np.exp(-0.5 * z * z) / np.sqrt(2.0 * np.pi)
-        excess += seen.std * (z * ndtr(z) + density)
+        excess += std * (z * ndtr(z) + density)
     return tuple(chances), excess
 
 

@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 
 from poolwright.core.model import Setting
-from poolwright.core.policy import Knob
+from poolwright.core.policy import Knob, Policy
 from poolwright.learn.points import Array, Mask, levels_of
 
 MOST = 4096  # settings judged in one plan
@@ -24,14 +24,18 @@ def _levels(knob: Knob, centre: int, most: int) -> list[int]:
     return sorted(kept)
 
 
-def lattice(knobs: tuple[Knob, ...], incumbent: Setting, most: int = MOST) -> list[Setting]:
-    """Settings of the lattice with the incumbent among them, ascending."""
-    ordered = sorted(knobs, key=lambda knob: knob.name)
+def lattice(policy: Policy, incumbent: Setting, most: int = MOST) -> list[Setting]:
+    """Settings of the lattice that the relations allow, and the incumbent, ascending."""
+    ordered = sorted(policy.knobs, key=lambda knob: knob.name)
     names = tuple(knob.name for knob in ordered)
     levels_of(incumbent, names)  # refuses a setting of other knobs
     each = max(16, int(most ** (1.0 / len(ordered))))
     axes = [_levels(knob, incumbent[knob.name], each) for knob in ordered]
-    points = {tuple(point) for point in product(*axes)}
+    points = {
+        tuple(point)
+        for point in product(*axes)
+        if all(r.holds(dict(zip(names, point, strict=True))) for r in policy.relations)
+    }
     points.add(tuple(level for _, level in incumbent.levels))
     return [Setting(levels=tuple(zip(names, point, strict=True))) for point in sorted(points)]
 

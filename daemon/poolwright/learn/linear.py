@@ -11,6 +11,7 @@ _SLOPES: dict[str, tuple[float, tuple[float, float], tuple[float, float]]] = {
     "power_w": (0.3, (0.05, 0.1), (0.2, 0.3)),
     "cpu_cores": (0.5, (0.1, 0.2), (0.8, 0.3)),
     "error_ratio": (1.0, (0.0, 0.3), (0.3, 0.5)),
+    "cost_per_hour": (0.5, (0.3, 0.3), (0.3, 0.3)),
 }
 _AMPLITUDES = (0.05, 0.1, 0.2, 0.35)
 _NOISES = (0.02, 0.04, 0.07, 0.11, 0.17, 0.26)

@@ -41,7 +41,7 @@ def _reach(request: FitRequest, table: Table) -> _Reach:
     """Lattice settings within a factor of the visited ones, at most `_MOST_SETTINGS`."""
     visited = np.vstack([table.points.levels, level_array([request.incumbent], table.knobs)])
     low, high = visited.min(axis=0) / _REACH - 1e-9, visited.max(axis=0) * _REACH + 1e-9
-    every = lattice(request.policy.knobs, request.incumbent)
+    every = lattice(request.policy, request.incumbent)
     levels = level_array(every, table.knobs)
     kept = np.flatnonzero(((levels >= low) & (levels <= high)).all(axis=1))
     if len(kept) > _MOST_SETTINGS:

@@ -12,12 +12,12 @@ import numpy as np
 
 from poolwright.core.model import Estimate
 from poolwright.core.policy import Policy
+from poolwright.core.signals import quantile_of
 from poolwright.learn.linear import linear_spec, memory_spec
 from poolwright.learn.points import Array, Mask, Points, Table
 from poolwright.learn.queueing import CapacityPrior, capacity, latency_spec, throughput_spec
 from poolwright.learn.residual import Node, Posterior, Rows, fit
 
-QUANTILES = {"latency_p50_s": 0.5, "latency_p95_s": 0.95, "latency_p99_s": 0.99}
 _DISCOUNT = 2.0  # on the standard deviations of a belief about capacity that is handed on
 _ERROR_SHARE = 0.1  # of an error-ratio bound: below it one error ratio is as good as another
 _LOG_RANGE = 8.0  # e^8 times the largest value seen is as bad as anything
@@ -60,11 +60,13 @@ class Surrogate:
 
     def bound(self, response: str, below: float) -> float:
         """An SLO's bound in transformed space. ValueError for a response that cannot have one."""
-        if response in QUANTILES:
+        if response == "jitter_s" or quantile_of(response) is not None:
             return float(np.log(below))
         if response == "error_ratio":
             return float(np.log(below + self.error_floor))
-        raise ValueError(f"an SLO is on a latency quantile or the error ratio, not on {response}")
+        raise ValueError(
+            f"an SLO is on a latency quantile, jitter or the error ratio, not on {response}"
+        )
 
     def estimates(
         self, points: Points, posteriors: dict[str, Posterior]
@@ -100,12 +102,19 @@ def short(value: float) -> float:
     return float(f"{float(value):.6g}")
 
 
+def latencies(table: Table) -> list[str]:
+    """The latency quantiles that were seen, ascending."""
+    known = {name: q for name in table.mean if (q := quantile_of(name)) and table.seen(name)}
+    return sorted(known, key=lambda name: known[name])
+
+
 def primary_latency(policy: Policy, table: Table) -> str | None:
     """The quantile under an SLO, else the one in the objective, else the highest that was seen."""
     slos = [slo.response for slo in policy.slo]
     weighted = [name for name, weight in policy.objective if weight > 0.0]
-    for names in (slos, weighted, list(QUANTILES)):
-        seen = [name for name in QUANTILES if name in names and table.seen(name)]
+    known = latencies(table)
+    for names in (slos, weighted, known):
+        seen = [name for name in known if name in names]
         if seen:
             return seen[-1]
     return None
@@ -208,13 +217,15 @@ def _fit_flow(
         nodes["throughput_rps"] = node = fit(throughput_spec(prior), through)
         prior = CapacityPrior(mean=node.theta, cov=node.theta_cov)
     first = [] if primary is None else [primary]
-    for name in (*first, *(n for n in QUANTILES if n != primary)):
+    for name in (*first, *(n for n in latencies(table) if n != primary)):
         latency = _log_rows(table, name)
         if latency is None:
             continue
-        service = _service_guess(table, latency, QUANTILES[name])
+        quantile = quantile_of(name)
+        assert quantile is not None
+        service = _service_guess(table, latency, quantile)
         rows[name] = latency
-        nodes[name] = node = fit(latency_spec(prior, service, QUANTILES[name], c0), latency)
+        nodes[name] = node = fit(latency_spec(prior, service, quantile, c0), latency)
         if name == primary:
             prior = _handed_on(node)
 
@@ -229,7 +240,7 @@ def _fit_rest(
 ) -> None:
     """Jitter, power, CPU, errors and memory."""
     origin, load = table.points.levels[0], float(table.points.load[0])
-    for name in ("jitter_s", "power_w", "cpu_cores", "error_ratio"):
+    for name in ("jitter_s", "power_w", "cpu_cores", "error_ratio", "cost_per_hour"):
         seen = _log_rows(table, name, floor if name == "error_ratio" else 0.0)
         if seen is not None and name == "jitter_s":
             seen = _jitter_rows(table, primary)
@@ -291,8 +302,8 @@ def beliefs(surrogate: Surrogate, now: Points) -> tuple[tuple[str, float], ...]:
         found["peak_workers"] = float(np.exp(node.belief("log_peak")))
         found["capacity_rps"] = room
         found["utilisation"] = float(now.load[0]) / room
-    for name in QUANTILES:
-        if name in surrogate.nodes:
+    for name in surrogate.nodes:
+        if quantile_of(name) is not None:
             node = surrogate.nodes[name]
             found[f"service_{name.removeprefix('latency_')}"] = float(
                 np.exp(node.belief("log_service"))
