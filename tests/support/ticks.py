@@ -6,6 +6,7 @@ from dataclasses import replace
 from poolwright.core.controller import Controller
 from poolwright.core.envelope import violations
 from poolwright.core.model import (
+    Action,
     Actuation,
     ActuationStatus,
     Applied,
@@ -16,6 +17,7 @@ from poolwright.core.model import (
     Plan,
     PlanBin,
     Reading,
+    Reason,
     Setting,
     Status,
     Tick,
@@ -112,6 +114,7 @@ def plan(version, best, *, probe=None, gain=0.05, load_rps=50.0, levels=range(1,
         candidates=candidates,
         probes=probes,
         best_gain_ratio=gain if probes else 0.0,
+        references=(("latency_p99_s", 0.5), ("memory_bytes", 2e8)),
     )
 
 
@@ -191,8 +194,11 @@ class Bench:
                 knob.lower <= before <= knob.upper and str(decision.reason) != "reassert"
             ):
                 assert abs(level - before) <= knob.slew_per_move
-        if self.policy.mode is not Mode.AUTO:
+        if self.policy.mode is Mode.OBSERVE:
             assert not decision.moves
+        if self.policy.mode is Mode.RECOMMEND and decision.moves:
+            back = decision.action is Action.RETREAT
+            assert back or decision.reason in (Reason.APPROVED, Reason.PINNED, Reason.ROLLED_BACK)
 
 
 def level(found: Setting) -> int:

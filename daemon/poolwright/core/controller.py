@@ -6,17 +6,16 @@ whether it can be seen, whether it breaches; only then what was learned; last th
 
 from dataclasses import replace
 
-from poolwright.core import learning, reflexes
+from poolwright.core import advising, holdout, learning, operator, reflexes
 from poolwright.core.envelope import fit, violations
-from poolwright.core.guard import Verdict, memory_allows
+from poolwright.core.guard import Verdict
 from poolwright.core.model import (
     Action,
-    Advice,
+    Benefit,
     Clamp,
-    ClampKind,
-    CommandKind,
     Decision,
     FitRequest,
+    Kept,
     Phase,
     Plan,
     Reason,
@@ -24,12 +23,16 @@ from poolwright.core.model import (
     Setting,
     Tick,
 )
+from poolwright.core.override import narrowed
 from poolwright.core.phase import Event
 from poolwright.core.policy import Mode, Policy
+from poolwright.core.room import needs, room_allows
 from poolwright.core.sample import Sample
 from poolwright.core.state import Intent, State, new_state
 
-_NO_PROBES = frozenset({Reason.MEMORY_BREACH, Reason.CPU_BREACH, Reason.ERROR_BREACH})
+_NO_PROBES = frozenset(
+    {Reason.MEMORY_BREACH, Reason.CPU_BREACH, Reason.ERROR_BREACH, Reason.PRESSURE_BREACH}
+)
 _WAIT = Intent(action=Action.HOLD, reason=Reason.ACTUATION_FAILED)
 _GAP_CADENCES = 5.0  # without ticks for so long, nothing that was being measured is whole
 
@@ -53,6 +56,21 @@ class Controller:
         return self._state.plan
 
     @property
+    def previous(self) -> Setting | None:
+        """What was held before the last move."""
+        return self._state.previous
+
+    @property
+    def kept(self) -> Kept:
+        """What an operator or a proof has settled."""
+        return self._state.to_keep()
+
+    @property
+    def benefit(self) -> Benefit | None:
+        """What tuning is worth over the baseline; None: never compared."""
+        return holdout.benefit(self._state)
+
+    @property
     def baseline(self) -> Setting | None:
         """The setting that is ours to restore."""
         return self._state.baseline
@@ -65,11 +83,14 @@ class Controller:
             last_safe=state.last_safe,
             evidence=state.evidence.items,
             plan=state.plan,
+            kept=state.to_keep(),
+            budget=state.budget.left,
         )
 
     def step(self, tick: Tick) -> Decision:
         """Decide. Raises AssertionError on a bug of ours, and nothing else."""
         state = self._state
+        state.policy = narrowed(state.written, tick.overrides)
         sample = self._sample = state.deriver.derive(tick)
         assert sample.dt_s >= 0.0, "monotonic time went back"
         if state.plan is not None and state.plan_version == 0:
@@ -78,66 +99,73 @@ class Controller:
         if gap:
             state.unsettle()
             state.guard.forget()
-        state.schedule.see(None if gap else sample.load_rps)
-        state.budget.pass_time(sample.dt_s, probing=state.probing)
-        state.cooldown_s = max(0.0, state.cooldown_s - sample.dt_s)
-        state.backoff_s = max(0.0, state.backoff_s - sample.dt_s)
-        if state.phase is Phase.COOLDOWN and state.cooldown_s == 0.0:
-            state.advance(Event.COOLED)
-        verdict = state.guard.judge(sample, None if tick.applied is None else tick.applied.setting)
+            state.stop_comparing()
+        self._pass_time(sample, gap=gap)
+        verdict = state.guard.judge(
+            sample, None if tick.applied is None else tick.applied.setting, calm=state.settled
+        )
         learning.receive(state, tick, sample)
         intent, asked = self._decide(tick, sample, verdict)
         if gap and intent.wanted is None:
             intent = replace(intent, reason=Reason.CLOCK_GAP, detail=f"{sample.dt_s:.1f} s")
         return self._finish(tick, sample, verdict, intent, asked)
 
+    def _pass_time(self, sample: Sample, *, gap: bool) -> None:
+        """Let everything that counts seconds count this tick's."""
+        state = self._state
+        dt_s = sample.dt_s
+        state.schedule.see(None if gap else sample.load_rps)
+        state.fall.see(None if gap else sample.load_rps, dt_s)
+        state.burn.see(sample)
+        state.budget.pass_time(dt_s, probing=state.probing, slo_s=state.burn.spent_s(sample))
+        state.cooldown_s = max(0.0, state.cooldown_s - dt_s)
+        state.backoff_s = max(0.0, state.backoff_s - dt_s)
+        state.since_holdout_s += dt_s
+        state.still_s += dt_s
+        state.asks_probe = False
+        if state.phase is Phase.COOLDOWN and state.cooldown_s == 0.0:
+            state.advance(Event.COOLED)
+
     def _decide(
         self, tick: Tick, sample: Sample, verdict: Verdict
     ) -> tuple[Intent, FitRequest | None]:
         state = self._state
-        stopping = self._commands(tick)
+        stopping = operator.obey(state, tick)
         intent = reflexes.plant(state, tick)
-        ours = state.phase not in (Phase.MANUAL, Phase.PAUSED)
-        if stopping and ours and tick.applied is not None:
+        held = None if state.commanded is None else reflexes.held(state, tick)
+        frozen = held is not None and held.reason is Reason.FROZEN
+        if stopping and not frozen and state.in_command and tick.applied is not None:
             state.commanded = tick.applied.setting  # also after a move that was broken off
             intent = Intent(
                 action=Action.RESTORE, reason=Reason.BEST_KNOWN, wanted=state.baseline, urgent=True
             )
         if intent is None:
             intent = (
-                reflexes.stand_back(state)
-                or (_WAIT if state.backoff_s else None)
-                or reflexes.bounds(state)
-                or reflexes.blind(state, verdict)
+                (_WAIT if state.backoff_s else None)
+                or (None if frozen else reflexes.errand(state))
+                or reflexes.stand_back(state)
+                or (None if held is None else reflexes.towards(state, held))
+                or (reflexes.bounds(state) if held is None else None)
+                or reflexes.blind(state, verdict, may_move=held is None)
             )
         if intent is not None:
+            if frozen and intent.wanted is not None:
+                intent = reflexes.hold(Reason.FROZEN)
             return intent, None
         observation = learning.measure(state, tick, sample)
         learning.keep(state, observation)
         asked = None if observation is None else learning.request(state, tick, sample)
+        reflexes.mark(state, verdict)
+        if held is not None:
+            return reflexes.hold(held.reason, held.why), asked
+        calm = not verdict.slow_dependency and not _NO_PROBES.intersection(verdict.tripped)
         intent = (
             reflexes.breach(state, verdict, sample)
             or reflexes.queueing(state, verdict, sample)
-            or learning.choose(state, calm=not _NO_PROBES.intersection(verdict.tripped))
+            or holdout.follow(state, tick, calm=calm)
+            or learning.choose(state, tick, calm=calm)
         )
         return intent, asked
-
-    def _commands(self, tick: Tick) -> bool:
-        """Obey the operator; True when the level is to be restored."""
-        state = self._state
-        stopping = False
-        for command in tick.commands:
-            by = f"{command.who}: {command.why}" if command.why else command.who
-            if command.kind is CommandKind.PAUSE:
-                state.probing = False
-                state.advance(Event.PAUSE, f"paused by {by}")
-            elif command.kind is CommandKind.RESUME:
-                state.unsettle()
-                state.advance(Event.RESUME, f"resumed by {by}")
-            else:
-                stopping = True
-                state.events.append(f"restore asked by {by}")
-        return stopping
 
     def _finish(
         self,
@@ -153,35 +181,32 @@ class Controller:
         clamps: tuple[Clamp, ...] = ()
         target = current
         if intent.wanted is not None and current is not None:
-            target, clamps = self._allowed(intent, current, sample)
-        auto = state.policy.mode is Mode.AUTO
-        moves = auto and target is not None and target != current
-        advice = _advice(state, intent, target)
+            target, clamps = self._allowed(intent, current, tick, sample)
+        may = state.policy.mode is Mode.AUTO or (
+            intent.ordered and state.policy.mode is not Mode.OBSERVE
+        )
+        moves = may and target is not None and target != current
+        reserved = (0.0, 0.0)
         if moves:
             assert target is not None
-            assert not violations(target, state.policy), "the envelope let something through"
-            state.commanded = target
-            probing = intent.action in (Action.PROBE, Action.DITHER)
-            if probing:
-                state.budget.spend()
-            state.probing = probing
-            state.probe_measured = False
             assert current is not None
-            state.last_shrank = any(target[name] < level for name, level in current.levels)
-            if state.last_shrank:
-                state.shrunk_at_window = state.windows
-            state.unsettle()
+            reserved = needs(sample, current, target)
+            self._move(intent, current, target)
+        advising.update(state, intent, sample)
         closed, state.closed = state.closed, None
         if closed is not None and asked is None:  # a window cut short by a reflex
             asked = learning.request(state, tick, sample)
+        finished, state.finished = state.finished, None
+        kept = state.to_keep()
+        told, state.kept = state.kept, kept
         events, state.events = tuple(state.events), []
         return Decision(
             tick=tick.index,
             phase=state.phase,
-            action=intent.action if moves or advice is not None else Action.HOLD,
+            action=intent.action if moves or advising.now(state, intent) else Action.HOLD,
             setting=state.commanded,
             moves=moves,
-            advice=advice,
+            advice=state.advice,
             reason=intent.reason,
             detail=intent.detail,
             clamps=clamps,
@@ -190,46 +215,60 @@ class Controller:
             fit_request=asked,
             guard_trips=verdict.tripped,
             events=events,
+            probing=state.probing,
+            asks_probe=state.asks_probe,
+            reserved_bytes=reserved[0],
+            reserved_cores=reserved[1],
+            holdout=finished,
+            kept=kept if kept != told else None,
             state_digest=state.digest(),
         )
 
+    def _move(self, intent: Intent, current: Setting, target: Setting) -> None:
+        """Command `target`, and remember what follows from moving."""
+        state = self._state
+        wrong = violations(target, state.policy)
+        assert not wrong or set(wrong) <= set(violations(current, state.policy)), wrong
+        state.previous, state.commanded = current, target
+        tried = intent.action in (Action.PROBE, Action.DITHER)
+        compared = state.trial is not None and target != state.trial.tuned
+        if tried or (compared and not state.probing):
+            state.budget.spend()
+        state.probing = tried or compared
+        state.probe_measured = False
+        state.last_shrank = any(target[name] < level for name, level in current.levels)
+        if state.last_shrank:
+            state.shrunk_at_window = state.windows
+        state.unsettle()
+
     def _allowed(
-        self, intent: Intent, current: Setting, sample: Sample
+        self, intent: Intent, current: Setting, tick: Tick, sample: Sample
     ) -> tuple[Setting, tuple[Clamp, ...]]:
-        """The envelope's answer, and then the memory forecast's, which may only take away."""
+        """The envelope's answer, and then that of the forecasts, which may only take away."""
         state = self._state
         assert intent.wanted is not None
         fitted = fit(
             intent.wanted, current, state.policy, still_s=state.still_s, urgent=intent.urgent
         )
-        target, clamps = fitted.setting, list(fitted.clamps)
+        target, clamps = room_allows(
+            sample,
+            state.policy,
+            current,
+            fitted.setting,
+            held_before=intent.urgent,
+            room_bytes=tick.room_bytes,
+            room_cores=tick.room_cores,
+        )
         for name, level in target.levels:
-            allowed = memory_allows(
-                sample, state.policy, current[name], level, held_before=intent.urgent
-            )
-            if allowed != level:
-                clamps.append(
-                    Clamp(kind=ClampKind.MEMORY, knob=name, wanted=level, allowed=allowed)
-                )
-                target = target.replace(name, state.policy.knob(name).clamp(allowed))
-        return target, tuple(clamps)
-
-
-def _advice(state: State, intent: Intent, target: Setting | None) -> Advice | None:
-    current = state.commanded
-    if state.policy.mode is not Mode.RECOMMEND or target is None or target == current:
-        return None
-    assert current is not None
-    return Advice(
-        id=f"{current}:{target}", setting=target, replaces=current, gain=None, p_safe=None,
-        reason=intent.reason,
-    )  # fmt: skip
+            target = target.replace(name, state.policy.knob(name).clamp(level))
+        return target, (*fitted.clamps, *clamps)
 
 
 def _numbers(state: State, sample: Sample) -> tuple[tuple[str, float], ...]:
     """The named numbers on which the decision rests, those that are known."""
     latency = sample.latency
-    probes, seconds = state.budget.left
+    probes, seconds, slo_seconds = state.budget.left
+    short, long = state.burn.rates
     found: dict[str, float | None] = {
         "load_rps": state.schedule.load_rps,
         "latency_p99_s": latency.quantile(0.99) if latency is not None and latency.count else None,
@@ -238,6 +277,10 @@ def _numbers(state: State, sample: Sample) -> tuple[tuple[str, float], ...]:
         "host_cpu_ratio": sample.host_cpu_ratio,
         "probes_left": probes,
         "probe_seconds_left": seconds,
+        "slo_seconds_left": slo_seconds,
+        "burn_short": short,
+        "burn_long": long,
+        "no_shrink_s": state.fall.hold_s or None,
         "trust_octaves": state.trust_octaves,
     }
     return tuple((name, value) for name, value in found.items() if value is not None)

@@ -27,7 +27,47 @@ def fit(
     for name, level in current.levels:
         knob = policy.knob(name)
         levels.append((name, _fit_level(wanted[name], level, knob, still_s, urgent, clamps)))
-    return Fitted(setting=Setting(levels=tuple(levels)), clamps=tuple(clamps))
+    fitted = _related(Setting(levels=tuple(levels)), current, policy, clamps)
+    return Fitted(setting=fitted, clamps=tuple(clamps))
+
+
+def _related(wanted: Setting, current: Setting, policy: Policy, clamps: list[Clamp]) -> Setting:
+    """The nearest setting to `wanted`, step by step towards `current`, that all relations allow.
+
+    What grows is taken back first. Where `current` itself breaks a relation (the policy changed),
+    knobs are lowered, the widest first, until none is broken or all are at their lower bounds.
+    """
+    found = wanted
+    while relation_broken(found, policy):
+        name = _takes_back(found, current) or _may_shrink(found, policy)
+        if name is None:
+            break
+        knob = policy.knob(name)
+        level = found[name] - knob.step
+        clamps[:] = [c for c in clamps if not (c.kind is ClampKind.RELATION and c.knob == name)]
+        clamps.append(Clamp(kind=ClampKind.RELATION, knob=name, wanted=wanted[name], allowed=level))
+        found = found.replace(name, level)
+    return found
+
+
+def _takes_back(found: Setting, current: Setting) -> str | None:
+    """The knob that has grown the most beyond `current`, if any has."""
+    grown = [(found[name] - level, name) for name, level in current.levels]
+    most, name = max(grown)
+    return name if most > 0 else None
+
+
+def _may_shrink(found: Setting, policy: Policy) -> str | None:
+    """The knob with the most room down to its lower bound."""
+    room = [(level - policy.knob(name).lower, name) for name, level in found.levels]
+    most, name = max(room)
+    return name if most > 0 else None
+
+
+def relation_broken(found: Setting, policy: Policy) -> str:
+    """The first relation that `found` breaks, as written; empty when none."""
+    levels = dict(found.levels)
+    return next((r.text for r in policy.relations if not r.holds(levels)), "")
 
 
 def _fit_level(
@@ -74,4 +114,7 @@ def violations(commanded: Setting, policy: Policy) -> tuple[str, ...]:
             found.append(f"{name}={level} is outside {knob.lower}..{knob.upper}")
         elif (level - knob.lower) % knob.step:
             found.append(f"{name}={level} is not on the lattice of step {knob.step}")
+    broken = relation_broken(commanded, policy)
+    if broken:
+        found.append(f"{commanded} breaks the relation {broken!r}")
     return tuple(found)

@@ -1,20 +1,27 @@
 """The guard: each tick, before anything that was learned. Model-free.
 
 A breach is judged on the requests of the last few ticks, and only when it is more than chance: of
-n requests, n(1-q) may be slower than the bound of a quantile q, give or take the binomial spread.
+n requests, n(1-q) may be slower than the bound of a quantile q, give or take the binomial spread;
+the variance of n latencies may pass the square of a bound on jitter, give or take its own spread.
 """
 
 import math
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from poolwright.core.burn import Tally, allowed_ratio, beyond_chance, tally
+from poolwright.core.cause import Cause
 from poolwright.core.model import Reason, Setting
 from poolwright.core.policy import Policy, Slo
+from poolwright.core.room import memory_allows
 from poolwright.core.sample import Sample
-from poolwright.core.signals import quantile_of
-from poolwright.core.sketch import SketchBuilder
+from poolwright.core.sketch import Sketch, bucket_value, merged
+
+__all__ = ["Guard", "Verdict", "memory_allows"]
 
 _SPREAD = 1.645  # one-sided 95 %
+_PRESSURES = ("psi_cpu_ratio", "psi_memory_ratio", "psi_io_ratio")  # in GuardRule and in Sample
 _QUEUEING_TICKS = 3
 _DRAIN_TICKS = 3
 _DRAIN_SHARE = 0.93  # a queue that lost 7 % in three ticks is going away by itself
@@ -33,18 +40,32 @@ class Verdict:
     blind_s: float = 0.0
     blind_to: tuple[str, ...] = ()
     queueing: bool = False
+    slow_dependency: bool = False
 
 
 class Guard:
     """Keeps the last few ticks and judges them."""
 
-    __slots__ = ("_blind_s", "_breaches", "_policy", "_queueing", "_queues", "_recent")
+    __slots__ = (
+        "_blind_s", "_breaches", "_cause", "_ceilings", "_errors", "_policy", "_queueing",
+        "_queues", "_recent", "_tallies", "_timed",
+    )  # fmt: skip
 
     def __init__(self, policy: Policy) -> None:
         """Start with an empty memory."""
         n = policy.guard.breach_of_ticks
         self._policy = policy
+        self._cause = Cause(policy.guard)
         self._recent: deque[Sample] = deque(maxlen=n)
+        counted = ((slo, allowed_ratio(slo)) for slo in policy.slo)
+        self._tallies: tuple[tuple[Slo, float, deque[Tally | None]], ...] = tuple(
+            (slo, allowed, deque(maxlen=n)) for slo, allowed in counted if allowed is not None
+        )
+        names = {s.response for s in policy.slo} | {r for r, _ in policy.objective}
+        self._timed = any(r.startswith(("latency", "jitter")) for r in names)
+        self._errors = "error_ratio" in names
+        ceilings = ((name, getattr(policy.guard, name)) for name in _PRESSURES)
+        self._ceilings = tuple((n, limit) for n, limit in ceilings if limit is not None)
         self._breaches: deque[frozenset[Reason]] = deque(maxlen=n)
         self._blind_s = 0.0
         self._queueing = 0
@@ -86,65 +107,83 @@ class Guard:
         self._recent.clear()
         self._breaches.clear()
         self._queues.clear()
+        for _, _, seen in self._tallies:
+            seen.clear()
         self._queueing = 0
 
-    def judge(self, sample: Sample, applied: Setting | None) -> Verdict:
-        """The verdict on this tick."""
+    def restart(self) -> None:
+        """The plant restarted: drop also what was normal of it."""
+        self.forget()
+        self._cause.forget()
+
+    def judge(self, sample: Sample, applied: Setting | None, *, calm: bool = True) -> Verdict:
+        """The verdict on this tick; `calm`: the plant has settled, so this is how it normally is.
+
+        (What is normal is learned in calm without a breach only.)
+        """
         self._recent.append(sample)
         self._queues.append(sample.queue_length)
+        for slo, _, seen in self._tallies:
+            seen.append(tally(sample, slo))
         blind_to = self._unseen(sample)
         self._blind_s = self._blind_s + sample.dt_s if blind_to else 0.0
-        self._breaches.append(self._breached(sample))
+        self._breaches.append(frozenset(self._breached(sample)))
+        waiting = self._waiting(sample, applied)
+        self._queueing = self._queueing + 1 if waiting else 0
+        calm = calm and not waiting and not any(self._breaches)
+        return Verdict(
+            tripped=self._tripped(),
+            blind_s=self._blind_s,
+            blind_to=blind_to,
+            queueing=self._queueing >= _QUEUEING_TICKS and not self.draining,
+            slow_dependency=self._cause.see(sample, calm=calm),
+        )
+
+    def _tripped(self) -> tuple[Reason, ...]:
+        """The rules that k of the last n ticks broke."""
         counts: dict[Reason, int] = {}
         for breaches in self._breaches:
             for reason in breaches:
                 counts[reason] = counts.get(reason, 0) + 1
-        rule = self._policy.guard
-        tripped = tuple(sorted(r for r, n in counts.items() if n >= rule.breach_ticks))
-        waiting = self._waiting(sample, applied)
-        self._queueing = self._queueing + 1 if waiting else 0
-        return Verdict(
-            tripped=tripped,
-            blind_s=self._blind_s,
-            blind_to=blind_to,
-            queueing=self._queueing >= _QUEUEING_TICKS and not self.draining,
-        )
+        least = self._policy.guard.breach_ticks
+        return tuple(sorted(reason for reason, n in counts.items() if n >= least))
 
     def _unseen(self, sample: Sample) -> tuple[str, ...]:
         """The signals that a rule of the policy needs and that this tick does not give."""
         unseen: list[str] = []
         if sample.throughput_rps is None:
             unseen.append("throughput_rps")
-        busy = sample.throughput_rps is None or sample.throughput_rps > 0.0
-        responses = {s.response for s in self._policy.slo} | {r for r, _ in self._policy.objective}
-        if (
-            busy
-            and sample.latency is None
-            and any(r.startswith(("latency", "jitter")) for r in responses)
-        ):
+        if self._timed and sample.latency is None and sample.throughput_rps != 0.0:
             unseen.append("latency_s")
-        if "error_ratio" in responses and sample.errors_rps is None:
+        if self._errors and sample.errors_rps is None:
             unseen.append("errors_rps")
         if sample.host_memory_used_bytes is None or sample.memory_limit_bytes is None:
             unseen.append("host_memory_used_bytes")
+        unseen += [name for name, _ in self._ceilings if getattr(sample, name) is None]
         return tuple(unseen)
 
-    def _breached(self, sample: Sample) -> frozenset[Reason]:
+    def _breached(self, sample: Sample) -> Iterator[Reason]:
         """The rules that this tick breaks."""
-        found: set[Reason] = set()
         rule = self._policy.guard
         used, limit = sample.host_memory_used_bytes, sample.memory_limit_bytes
         if used is not None and limit and used > rule.memory_ratio * limit:
-            found.add(Reason.MEMORY_BREACH)
+            yield Reason.MEMORY_BREACH
         if self._burns(sample):
-            found.add(Reason.CPU_BREACH)
+            yield Reason.CPU_BREACH
+        if any((getattr(sample, name) or 0.0) > limit for name, limit in self._ceilings):
+            yield Reason.PRESSURE_BREACH
+        for slo, allowed, seen in self._tallies:
+            bad = total = 0.0
+            for one in seen:
+                if one is not None:
+                    bad += one[0]
+                    total += one[1]
+            if beyond_chance(round(bad), round(total), allowed):
+                failing = slo.response == "error_ratio"
+                yield Reason.ERROR_BREACH if failing else Reason.SLO_BREACH
         for slo in self._policy.slo:
-            quantile = quantile_of(slo.response)
-            if quantile is not None and self._slow(slo, quantile):
-                found.add(Reason.SLO_BREACH)
-            if slo.response == "error_ratio" and self._failing(slo):
-                found.add(Reason.ERROR_BREACH)
-        return frozenset(found)
+            if slo.response == "jitter_s" and self._unsteady(slo.below):
+                yield Reason.SLO_BREACH
 
     def _burns(self, sample: Sample) -> bool:
         """The host's CPU is used up, and not mostly by others: a smaller pool would free it."""
@@ -153,22 +192,17 @@ class Guard:
             return False
         return foreign is None or foreign <= ratio / 2.0
 
-    def _slow(self, slo: Slo, quantile: float) -> bool:
-        """More requests over the bound than the quantile allows, beyond chance."""
-        builder = SketchBuilder()
-        for sample in self._recent:
-            if sample.latency is not None:
-                builder.merge(sample.latency)
-        sketch = builder.freeze()
-        return _beyond_chance(sketch.above(slo.below), sketch.count, 1.0 - quantile)
-
-    def _failing(self, slo: Slo) -> bool:
-        done = failed = 0.0
-        for s in self._recent:
-            if s.errors_rps is not None and s.throughput_rps is not None:
-                done += s.throughput_rps * s.dt_s
-                failed += s.errors_rps * s.dt_s
-        return _beyond_chance(round(failed), round(done), slo.below)
+    def _unsteady(self, below_s: float) -> bool:
+        """Whether the latencies of the last few ticks spread further than that, beyond chance."""
+        seen = [s.latency for s in self._recent if s.latency is not None and s.latency.count]
+        count = sum(one.count for one in seen)
+        if count < 2:
+            return False
+        mean = math.fsum(one.total for one in seen) / count
+        variance = math.fsum(one.total_squares for one in seen) / count - mean * mean
+        if variance <= below_s * below_s:
+            return False
+        return variance * count > below_s * below_s * _chi_square(_freedom(merged(seen)), count)
 
     def _waiting(self, sample: Sample, applied: Setting | None) -> bool:
         """Whether clients wait longer than they are served, or the queue is a pool long."""
@@ -180,26 +214,24 @@ class Guard:
         return sample.queue_length > max(level for _, level in applied.levels)
 
 
-def _beyond_chance(bad: int, total: int, allowed: float) -> bool:
-    """Whether `bad` of `total` is more than a share `allowed` explains (one-sided 95 %, normal)."""
-    return bad > total * allowed + _SPREAD * math.sqrt(total * allowed * (1.0 - allowed)) + 1.0
+def _freedom(sketch: Sketch) -> float:
+    """Degrees of freedom of a sample variance, 1 or more: n - 1 when latencies are normal.
 
-
-def memory_allows(
-    sample: Sample, policy: Policy, applied: int, wanted: int, *, held_before: bool = False
-) -> int:
-    """The most workers, at least `applied`, whose forecast memory stays within the guard.
-
-    The forecast is the pool's mean memory a worker for each one added. Without a reading of
-    memory nothing may be added, but for a setting that was held before.
+    Of n values with kurtosis k the variance of the sample variance is (k - 1) / n times its square,
+    as of a chi-square with 2 n / (k - 1) degrees (O'Neill, "Some Useful Moment Results in Sampling
+    Problems", The American Statistician 68, 2014). A few outliers are thus no evidence.
     """
-    if wanted <= applied:
-        return wanted
-    used, limit, own = sample.host_memory_used_bytes, sample.memory_limit_bytes, sample.memory_bytes
-    if used is None or limit is None or own is None or applied <= 0:
-        return wanted if held_before else applied
-    room = policy.guard.memory_ratio * limit - used
-    each = own / applied
-    if each <= 0.0:
-        return wanted
-    return min(wanted, applied + max(0, math.floor(room / each)))
+    count, mean, variance = sketch.count, sketch.mean, sketch.std**2
+    fourth = sketch.zeros * mean**4
+    fourth += math.fsum(n * (bucket_value(index) - mean) ** 4 for index, n in sketch.bins)
+    kurtosis = max(3.0, fourth / count / (variance * variance))
+    return max(1.0, 2.0 * (count - 1) / (kurtosis - 1.0))
+
+
+def _chi_square(freedom: float, count: int) -> float:
+    """The 95 % quantile of `count` times a sample variance of 1 with so many degrees of freedom.
+
+    Wilson and Hilferty, "The distribution of chi-square", PNAS 17, 1931.
+    """
+    spread = 2.0 / (9.0 * freedom)
+    return count * (1.0 - spread + _SPREAD * math.sqrt(spread)) ** 3

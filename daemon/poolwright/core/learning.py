@@ -1,5 +1,6 @@
 """The slow loop's end in the core: windows become evidence, evidence a request, plans choices."""
 
+from poolwright.core import holdout
 from poolwright.core.model import (
     Action,
     Candidate,
@@ -26,11 +27,11 @@ _DRIFT_DISCOUNT = 1 / 16
 _DRIFT_KEEPS = 5
 _HYSTERESIS = 0.015  # of the objective; less is not worth a move
 _SAME_LOAD = 0.10
+_UNSAFE, _SAFER = 0.5, 0.1  # of P(safe): where staying needs a remedy, and what is one
 
 
 def measure(state: State, tick: Tick, sample: Sample) -> Observation | None:
     """Feed the window; the Observation when it closes."""
-    state.still_s += sample.dt_s
     if not state.settled:
         knobs = state.policy.knobs
         drain_s = max(k.drain_s for k in knobs) if state.last_shrank else 0.0
@@ -81,12 +82,16 @@ def keep(state: State, observation: Observation | None) -> None:
         state.last_safe = observation.setting
         if state.probing:
             state.trust_octaves = min(TRUST_MOST, 1.25 * state.trust_octaves)
+    holdout.take(state, observation)
+    state.approved_from = None if not observation.breached else state.approved_from
     innovation = state.regime.innovation(observation, state.plan)
     if state.regime.drifted(innovation):
         state.evidence.discount(_DRIFT_DISCOUNT, keep_newest=_DRIFT_KEEPS)
         state.trust_octaves = TRUST_AFTER_DRIFT
         state.patience = 0
         state.events.append("drift: latency is no longer what the model expects")
+        state.stop_comparing()
+        state.rejected = ()  # the reasons for them may be gone with it
         state.advance(Event.DRIFT)
     if state.warm:
         state.advance(Event.WARMED_UP)
@@ -96,7 +101,7 @@ def request(state: State, tick: Tick, sample: Sample) -> FitRequest | None:
     """A FitRequest when a window has closed and a plan is due."""
     if state.phase not in (Phase.EXPLORE, Phase.COOLDOWN, Phase.CONVERGED) or not state.evidence:
         return None
-    if state.waiting_s is not None:
+    if state.waiting_s is not None or state.trial is not None:
         return None  # one at a time: a slow learner must not be chased by newer questions
     due = state.phase is not Phase.CONVERGED or state.probing
     if not due and state.windows_since_fit < state.policy.explore.converged_every:
@@ -163,7 +168,7 @@ def receive(state: State, tick: Tick, sample: Sample) -> None:
             state.events.append("no plan came in time; going on with the old one")
 
 
-def choose(state: State, *, calm: bool) -> Intent:
+def choose(state: State, tick: Tick, *, calm: bool) -> Intent:
     """What to do in peace: probe (only when `calm`), follow the schedule, or hold."""
     assert state.commanded is not None
     fresh, state.fresh_plan = state.fresh_plan, False
@@ -173,7 +178,7 @@ def choose(state: State, *, calm: bool) -> Intent:
     if fresh and plan is not None:
         converged_now = _count_patience(state, plan)
         may = calm and state.policy.mode is Mode.AUTO and not converged_now
-        probe = _probe(state, plan) if may else None
+        probe = _probe(state, plan, tick) if may else None
         if probe is not None:
             return probe
     if state.waiting_s is not None:
@@ -188,8 +193,9 @@ def _count_patience(state: State, plan: Plan) -> bool:
 
     Where poolwright may not move anything, no probe will be made, and every plan counts.
     """
-    if state.phase is not Phase.EXPLORE:
+    if state.phase is not Phase.EXPLORE or state.counted_version == plan.version:
         return False
+    state.counted_version = plan.version
     rule = state.policy.explore
     hopeless = plan.best_gain_ratio < rule.epsilon or state.policy.mode is not Mode.AUTO
     state.patience = state.patience + 1 if hopeless else 0
@@ -200,7 +206,7 @@ def _count_patience(state: State, plan: Plan) -> bool:
     return True
 
 
-def _probe(state: State, plan: Plan) -> Intent | None:
+def _probe(state: State, plan: Plan, tick: Tick) -> Intent | None:
     """Whether the fresh plan offers a probe that is worth it and may be made."""
     rule = state.policy.explore
     if state.phase not in (Phase.EXPLORE, Phase.CONVERGED):
@@ -212,14 +218,40 @@ def _probe(state: State, plan: Plan) -> Intent | None:
     teaches = best.verdict is Verdict.PROBE and state.leverage_asked
     if not (worth or teaches):
         return None
-    if not state.budget.allows():
-        return Intent(action=Action.HOLD, reason=Reason.BUDGET_SPENT, detail=best.detail)
+    if _relieves(state, plan, best):
+        return Intent(
+            action=Action.TRACK, reason=Reason.RELIEF, wanted=best.setting, detail=best.detail
+        )
+    refused = _refused(state, tick)
+    if refused is not None:
+        return Intent(action=Action.HOLD, reason=refused, detail=best.detail)
     return Intent(
         action=Action.PROBE if state.phase is Phase.EXPLORE else Action.DITHER,
         reason=Reason.EXPECTED_GAIN if worth else Reason.LEVERAGE,
         wanted=best.setting,
         detail=best.detail,
     )
+
+
+def _relieves(state: State, plan: Plan, best: Candidate) -> bool:
+    """Whether staying is unsafe and `best` is safer: a remedy, which needs no budget for trying."""
+    here = candidate_at(plan, state.commanded)
+    return here is not None and here.p_safe < _UNSAFE and best.p_safe > here.p_safe + _SAFER
+
+
+def _refused(state: State, tick: Tick) -> Reason | None:
+    """Why nothing may be tried now; None: it may."""
+    if tick.quiet:
+        return Reason.QUIET_TIME
+    if state.burn.burning:
+        return Reason.BUDGET_BURNS
+    if not state.budget.allows():
+        return Reason.BUDGET_SPENT
+    if not tick.may_probe:
+        state.asks_probe = True
+        state.fresh_plan = True  # asked again in the next tick
+        return Reason.HOST_BUSY
+    return None
 
 
 def _follow(state: State, plan: Plan | None, *, fresh: bool) -> Intent:
@@ -232,6 +264,9 @@ def _follow(state: State, plan: Plan | None, *, fresh: bool) -> Intent:
         if state.phase is Phase.COOLDOWN:
             reason = Reason.COOLING_DOWN
         return Intent(action=Action.HOLD, reason=reason if state.settled else Reason.SETTLING)
+    if state.fall.hold_s and _smaller(state, entry.setting):
+        left = f"{entry.setting} waits for {state.fall.hold_s:.0f} s"
+        return Intent(action=Action.HOLD, reason=Reason.LOAD_FELL, detail=left)
     if _too_soon(state, entry.setting):
         left = f"{entry.setting} waits for {state.no_shrink_windows} more windows at this one"
         return Intent(action=Action.HOLD, reason=Reason.COOLING_DOWN, detail=left)
@@ -252,18 +287,31 @@ def _follow(state: State, plan: Plan | None, *, fresh: bool) -> Intent:
 
 def _too_soon(state: State, wanted: Setting) -> bool:
     """Clients queued a short time ago: what is smaller has to wait until this was measured."""
+    if not _smaller(state, wanted):
+        return False
+    return state.fall.hold_s > 0.0 or (state.no_shrink_windows > 0 and not state.guard.cpu_busy)
+
+
+def _smaller(state: State, wanted: Setting) -> bool:
     assert state.commanded is not None
-    smaller = any(wanted[name] < level for name, level in state.commanded.levels)
-    return smaller and state.no_shrink_windows > 0 and not state.guard.cpu_busy
+    return any(wanted[name] < level for name, level in state.commanded.levels)
+
+
+def same_load(state: State) -> bool:
+    """Whether the plan judged its candidates at (nearly) the present load."""
+    if state.plan is None:
+        return False
+    load, fitted = state.schedule.load_rps, state.plan.context.load_rps
+    known = load is not None and fitted is not None
+    return known and abs((load or 0.0) / max(fitted or 0.0, 1e-9) - 1.0) <= _SAME_LOAD
 
 
 def _worth_moving(state: State, plan: Plan, wanted: Setting) -> bool:
     """Hysteresis in the units of the objective, where the plan judged both at this load."""
-    load, fitted = state.schedule.load_rps, plan.context.load_rps
-    if load is None or fitted is None or abs(load / max(fitted, 1e-9) - 1.0) > _SAME_LOAD:
+    if not same_load(state):
         return True
-    here = _candidate(plan, state.commanded)
-    there = _candidate(plan, wanted)
+    here = candidate_at(plan, state.commanded)
+    there = candidate_at(plan, wanted)
     if here is None or there is None:
         return True
     if here.verdict not in (Verdict.RECOMMENDED, Verdict.WORSE, Verdict.PROBE):
@@ -271,5 +319,8 @@ def _worth_moving(state: State, plan: Plan, wanted: Setting) -> bool:
     return here.objective.mean > (1.0 + _HYSTERESIS) * there.objective.mean
 
 
-def _candidate(plan: Plan, setting: Setting | None) -> Candidate | None:
-    return next((c for c in plan.candidates if c.setting == setting), None)
+def candidate_at(plan: Plan | None, setting: Setting | None) -> Candidate | None:
+    """How the plan judged a setting; None when it did not."""
+    return (
+        None if plan is None else next((c for c in plan.candidates if c.setting == setting), None)
+    )

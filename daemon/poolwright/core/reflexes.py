@@ -8,14 +8,16 @@ Each reflex returns an Intent, or None to let the next one speak.
 
 import math
 
+from poolwright.core import holdout
 from poolwright.core.envelope import violations
 from poolwright.core.guard import Verdict
 from poolwright.core.learning import keep
 from poolwright.core.model import Action, ActuationStatus, Phase, Reason, Setting, Tick
+from poolwright.core.override import freeze_of, pin_of
 from poolwright.core.phase import Event
-from poolwright.core.policy import Mode, OtherHand
+from poolwright.core.policy import OtherHand
 from poolwright.core.sample import Sample
-from poolwright.core.state import TRUST_LEAST, Intent, State
+from poolwright.core.state import TRUST_LEAST, Held, Intent, State
 
 _MISMATCH_TICKS = 3  # a crashed worker is back within one
 _BLIND_PHASE_S = 3.0
@@ -25,7 +27,13 @@ _SOON_WINDOWS = 3
 _BROUGHT = 1.03  # a growth by a quarter that serves less than this more was in vain
 _CALM_WINDOWS = 40
 _PENALTY_MOST = 64
-_PRESSURES = (Reason.SLO_BREACH, Reason.ERROR_BREACH, Reason.MEMORY_BREACH, Reason.CPU_BREACH)
+_PRESSURES = (
+    Reason.SLO_BREACH,
+    Reason.ERROR_BREACH,
+    Reason.MEMORY_BREACH,
+    Reason.PRESSURE_BREACH,
+    Reason.CPU_BREACH,
+)
 
 
 def hold(reason: Reason, detail: str = "") -> Intent:
@@ -41,7 +49,7 @@ def plant(state: State, tick: Tick) -> Intent | None:
     if state.commanded is None:
         _first_sight(state, applied)
     restarted = state.regime.restarted(tick.applied)
-    if state.phase in (Phase.PAUSED, Phase.MANUAL) or state.policy.mode is not Mode.AUTO:
+    if not state.in_command:
         if state.commanded != applied:
             state.unsettle()
         state.commanded = applied
@@ -76,10 +84,11 @@ def _restarted(state: State, tick: Tick) -> Intent:
     """Bumpless: take what the new incarnation has, trust the old evidence less, look again."""
     assert tick.applied is not None
     state.commanded = tick.applied.setting
-    state.probing = False
+    state.stop_trying()
     state.mismatch_ticks = 0
     state.unsettle()
     state.evidence.discount(0.5)
+    state.guard.forget()
     state.advance(Event.PLANT_RESTARTED, tick.applied.detail or "the plant restarted")
     return hold(Reason.PLANT_RESTARTED, tick.applied.detail)
 
@@ -87,7 +96,7 @@ def _restarted(state: State, tick: Tick) -> Intent:
 def _failed(state: State, applied: Setting, detail: str) -> Intent:
     """Take what is really there, and wait longer after each failure."""
     state.commanded = applied
-    state.probing = False
+    state.stop_trying()
     state.faults += 1
     cooldown = state.policy.guard.cooldown_s
     state.backoff_s = min(_BACKOFF_MOST_S, cooldown * 2.0 ** (state.faults - 1))
@@ -111,10 +120,56 @@ def _other_hand(state: State, applied: Setting, detail: str) -> Intent | None:
             action=Action.TRACK, reason=Reason.REASSERT, wanted=wanted, urgent=True, detail=found
         )
     state.commanded = applied
-    state.probing = False
+    state.stop_trying()
+    state.errand = None
     why = f"{found}; {detail}" if detail else found
     state.advance(Event.OTHER_HAND, why)
     return hold(Reason.OTHER_HAND, why)
+
+
+def held(state: State, tick: Tick) -> Held | None:
+    """What an operator has written or asked to hold, or what a proof has settled.
+
+    It stands above the guard: who pins a level answers for it. What is seen there is learned.
+    """
+    assert state.commanded is not None
+    frozen = freeze_of(tick.overrides)
+    if frozen is not None:
+        return Held(setting=state.commanded, reason=Reason.FROZEN, why=frozen.reason)
+    if state.phase in (Phase.MANUAL, Phase.PAUSED):
+        return None
+    if state.pin is not None:
+        return Held(setting=state.pin, reason=Reason.PINNED, why=state.pin_why, ordered=True)
+    pinned = pin_of(tick.overrides, state.commanded)
+    if pinned is not None:
+        return Held(setting=pinned[0], reason=Reason.PINNED, why=pinned[1])
+    if state.phase is Phase.STOOD_DOWN and state.baseline is not None:
+        return Held(setting=state.baseline, reason=Reason.NO_BENEFIT, why="")
+    return None
+
+
+def errand(state: State) -> Intent | None:
+    """The next step of what an operator asked for once."""
+    asked = state.errand
+    if asked is None or state.commanded == asked.setting:
+        state.errand = None
+        return None
+    return Intent(action=asked.action, reason=asked.reason, wanted=asked.setting, ordered=True)
+
+
+def towards(state: State, held: Held) -> Intent | None:
+    """The next step to the setting that is held; None when it is there."""
+    if state.commanded == held.setting:
+        return None
+    state.stop_trying()
+    down = held.reason is Reason.NO_BENEFIT
+    return Intent(
+        action=Action.RESTORE if down else Action.TRACK,
+        reason=held.reason,
+        wanted=held.setting,
+        ordered=held.ordered,
+        detail=held.why,
+    )
 
 
 def stand_back(state: State) -> Intent | None:
@@ -126,19 +181,21 @@ def stand_back(state: State) -> Intent | None:
     return None
 
 
-def blind(state: State, verdict: Verdict) -> Intent | None:
-    """Hold without sight; after `blind_s`, go to the last safe setting."""
+def blind(state: State, verdict: Verdict, *, may_move: bool = True) -> Intent | None:
+    """Hold without sight; after `blind_s`, where it may, go to the last safe setting."""
     if not verdict.blind_to:
         if state.phase is Phase.BLIND:
             state.advance(Event.SIGHTED)
             state.unsettle()
         return None
     state.window = None
+    state.stop_comparing()
     detail = f"missing: {', '.join(verdict.blind_to)}, for {verdict.blind_s:.0f} s"
     if verdict.blind_s >= _BLIND_PHASE_S:
         state.advance(Event.BLINDED, detail)
     safe = state.last_safe or state.baseline
-    if verdict.blind_s < state.policy.guard.blind_s or safe in (None, state.commanded):
+    too_long = verdict.blind_s >= state.policy.guard.blind_s
+    if not (too_long and may_move) or safe in (None, state.commanded):
         return hold(Reason.NO_DATA, detail)
     state.probing = False
     return Intent(
@@ -165,26 +222,36 @@ def bounds(state: State) -> Intent | None:
     )
 
 
+def mark(state: State, verdict: Verdict) -> None:
+    """Let the open window know what the guard saw in it."""
+    if state.window is None:
+        return
+    if verdict.slow_dependency:
+        state.window = None  # it would teach what another service did
+    elif any(reason in verdict.tripped for reason in _PRESSURES):
+        state.window.breached = True
+
+
 def breach(state: State, verdict: Verdict, sample: Sample) -> Intent | None:
     """Retreat from a probe at once; elsewhere to a setting that held this load, or grow."""
     tripped = [r for r in _PRESSURES if r in verdict.tripped]
     if not tripped:
         return None
     assert state.commanded is not None
-    if state.window is not None:
-        state.window.breached = True
     if not state.warm or not state.settled:
         return None  # the baseline's own breach, or what the last setting left behind
     load = state.schedule.load_rps
     safe = state.evidence.last_safe(load, (state.commanded,))
     reason = tripped[0]
-    if state.probing and safe is not None:
-        _give_up_probe(state)
-        return Intent(action=Action.RETREAT, reason=reason, wanted=safe, urgent=True)
+    tried = _way_back(state, reason, safe)
+    if tried is not None:
+        return tried
     if reason is Reason.MEMORY_BREACH:
         return _shed_memory(state)
     if reason is not Reason.SLO_BREACH:
         return None
+    if verdict.slow_dependency:
+        return hold(Reason.SLOW_DEPENDENCY)
     if safe is not None and _larger(safe, state.commanded):
         state.advance(Event.BREACH, reason)
         state.cooldown_s = state.policy.guard.cooldown_s
@@ -192,6 +259,20 @@ def breach(state: State, verdict: Verdict, sample: Sample) -> Intent | None:
         _distrust_shrinking(state)
         return Intent(action=Action.RETREAT, reason=reason, wanted=safe, urgent=True)
     return queueing(state, verdict, sample)
+
+
+def _way_back(state: State, reason: Reason, safe: Setting | None) -> Intent | None:
+    """From the baseline, an approved setting or a probe; None when nothing was being tried."""
+    back = holdout.breached(state)
+    ordered = back is None and state.approved_from is not None
+    if ordered:
+        back, state.approved_from = state.approved_from, None
+    if back is None and state.probing and safe is not None:
+        _give_up_probe(state)
+        back = safe
+    if back is None:
+        return None
+    return Intent(action=Action.RETREAT, reason=reason, wanted=back, urgent=True, ordered=ordered)
 
 
 def _give_up_probe(state: State) -> None:
@@ -229,6 +310,8 @@ def queueing(state: State, verdict: Verdict, sample: Sample) -> Intent | None:
         return None
     assert state.commanded is not None
     served, before = guard.throughput_rps, state.growth_throughput_rps
+    if verdict.slow_dependency or Reason.PRESSURE_BREACH in verdict.tripped:
+        return None
     if guard.cpu_busy or served is None or (before is not None and served < _BROUGHT * before):
         return None
     wanted = state.commanded

@@ -3,13 +3,27 @@
 import hashlib
 from dataclasses import dataclass, field
 
+from poolwright.core.benefit import Trial
 from poolwright.core.budget import Budget
+from poolwright.core.burn import ErrorBudget
 from poolwright.core.derive import Deriver
 from poolwright.core.evidence import EvidenceStore
+from poolwright.core.fall import Fall
 from poolwright.core.guard import Guard
-from poolwright.core.model import Action, Observation, Phase, Plan, Reason, Resume, Setting
+from poolwright.core.model import (
+    Action,
+    Advice,
+    Holdout,
+    Kept,
+    Observation,
+    Phase,
+    Plan,
+    Reason,
+    Resume,
+    Setting,
+)
 from poolwright.core.phase import Event, after
-from poolwright.core.policy import Policy
+from poolwright.core.policy import Mode, Policy
 from poolwright.core.regime import Regime
 from poolwright.core.schedule import Schedule
 from poolwright.core.window import Window
@@ -28,19 +42,42 @@ class Intent:
     reason: Reason
     wanted: Setting | None = None
     urgent: bool = False
+    ordered: bool = False  # by an operator: also in mode recommend
     detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Errand:
+    """A move that an operator asked for once, and that may take several steps."""
+
+    setting: Setting
+    action: Action
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A setting that is held whatever the model and the guard say, and why."""
+
+    setting: Setting
+    reason: Reason
+    why: str
+    ordered: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
 class State:
     """Mutable, and touched only inside `Controller.step`."""
 
-    policy: Policy
+    policy: Policy  # with the bounds that overrides have narrowed for now
+    written: Policy  # as it was loaded
     deriver: Deriver = field(default_factory=Deriver)
     regime: Regime = field(default_factory=Regime)
     schedule: Schedule = field(default_factory=Schedule)
     guard: Guard
     budget: Budget
+    burn: ErrorBudget
+    fall: Fall
     evidence: EvidenceStore
     phase: Phase = Phase.WARMUP
     commanded: Setting | None = None
@@ -71,6 +108,21 @@ class State:
     shrunk_at_window: int | None = None
     leverage_asked: bool = False  # the outstanding request wants to learn, not to gain
     closed: Observation | None = None  # the window that closed in this tick
+    previous: Setting | None = None  # held before the last move
+    errand: Errand | None = None
+    advice: Advice | None = None  # as last given
+    approved_from: Setting | None = None  # where to go back to if an approved move breaches
+    pin: Setting | None = None  # by an operator at the control socket
+    pin_why: str = ""
+    pin_until_wall_ns: int | None = None
+    rejected: tuple[str, ...] = ()
+    kept: Kept = field(default_factory=Kept)  # as last told
+    counted_version: int = 0  # the plan that patience has counted
+    asks_probe: bool = False
+    trial: Trial | None = None
+    holdouts: tuple[Holdout, ...] = ()
+    since_holdout_s: float = 0.0
+    finished: Holdout | None = None  # in this tick
     events: list[str] = field(default_factory=list)  # of this tick
 
     def advance(self, event: Event, note: str = "") -> None:
@@ -84,6 +136,40 @@ class State:
         """Whether enough has been observed, in this run or an earlier one, to act."""
         return len(self.evidence) >= self.policy.explore.warmup_windows
 
+    def stop_trying(self) -> None:
+        """What was tried or compared is over, whatever it showed."""
+        self.probing = False
+        self.stop_comparing()
+
+    def stop_comparing(self) -> None:
+        """What was measured on one side only says nothing."""
+        if self.trial is not None:
+            self.trial = None
+            self.probing = False
+            self.events.append("the comparison with the baseline was broken off")
+
+    @property
+    def in_command(self) -> bool:
+        """Whether the level is poolwright's: what is found otherwise is another hand."""
+        if self.phase is Phase.MANUAL:
+            return False
+        if self.errand is not None:
+            return True
+        mine = self.policy.mode is Mode.AUTO or self.pin is not None
+        return mine and self.phase is not Phase.PAUSED
+
+    def to_keep(self) -> Kept:
+        """What must survive a restart."""
+        lasting = (Phase.PAUSED, Phase.MANUAL, Phase.STOOD_DOWN)
+        return Kept(
+            phase=self.phase if self.phase in lasting else Phase.WARMUP,
+            pin=self.pin,
+            pin_until_wall_ns=self.pin_until_wall_ns,
+            pin_why=self.pin_why,
+            rejected=self.rejected,
+            holdouts=self.holdouts,
+        )
+
     def unsettle(self) -> None:
         """The plant is changing: measure nothing until it has settled."""
         self.window = None
@@ -92,7 +178,6 @@ class State:
 
     def digest(self) -> str:
         """Sixteen hex digits that two equal histories share."""
-        probes, seconds = self.budget.left
         hot = (
             self.phase,
             self.commanded,
@@ -112,9 +197,17 @@ class State:
             self.backoff_s,
             self.no_shrink_windows,
             self.shrink_penalty,
-            probes,
-            seconds,
+            self.budget.left,
+            self.fall.hold_s,
+            self.burn.rates,
             self.schedule.load_rps,
+            self.errand,
+            self.pin,
+            self.advice,
+            self.rejected,
+            self.trial is not None,
+            self.holdouts,
+            self.since_holdout_s,
         )
         return hashlib.blake2b(repr(hot).encode(), digest_size=8).hexdigest()
 
@@ -123,13 +216,23 @@ def new_state(policy: Policy, resume: Resume) -> State:
     """The state in which a run begins."""
     state = State(
         policy=policy,
+        written=policy,
         guard=Guard(policy),
-        budget=Budget(policy.explore),
+        budget=Budget(policy.explore, resume.budget),
+        burn=ErrorBudget(policy),
+        fall=Fall(policy.guard),
         evidence=EvidenceStore(resume.evidence),
         baseline=resume.baseline,
         last_safe=resume.last_safe,
         plan=resume.plan,
         plan_version=0 if resume.plan is None else resume.plan.version,
+        phase=resume.kept.phase,
+        pin=resume.kept.pin,
+        pin_why=resume.kept.pin_why,
+        pin_until_wall_ns=resume.kept.pin_until_wall_ns,
+        rejected=resume.kept.rejected,
+        holdouts=resume.kept.holdouts,
+        kept=resume.kept,
     )
     state.events.extend(resume.notes)
     return state
