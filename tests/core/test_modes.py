@@ -39,7 +39,7 @@ def test_advice_has_a_stable_id_and_the_expected_gain_with_its_error():
     assert 0.0 < advice.gain.std < 0.1
     assert advice.p_safe == 0.99
     assert {bench.tick().advice.id for _ in range(30)} == {advice.id}
-    again, same = advised()
+    _, same = advised()
     assert same.id == advice.id
 
 

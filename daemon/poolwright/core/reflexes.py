@@ -88,7 +88,7 @@ def _restarted(state: State, tick: Tick) -> Intent:
     state.mismatch_ticks = 0
     state.unsettle()
     state.evidence.discount(0.5)
-    state.guard.forget()
+    state.guard.restart()
     state.advance(Event.PLANT_RESTARTED, tick.applied.detail or "the plant restarted")
     return hold(Reason.PLANT_RESTARTED, tick.applied.detail)
 
