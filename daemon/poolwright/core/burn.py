@@ -20,7 +20,6 @@ from poolwright.core.signals import quantile_of
 _SPREAD = 1.645  # one-sided 95 %
 _SHORT = 5  # windows; a twelfth of the long one, as the workbook has it
 _LONG = 60
-_BUCKETS = 2  # in a window
 _LEAST_ALLOWED = 1e-6  # an SLO that allows nothing must not divide by zero
 
 
@@ -54,20 +53,19 @@ def beyond_chance(bad: float, total: float, allowed: float) -> bool:
 class ErrorBudget:
     """Watches how fast the error budget of a policy's SLOs is used up."""
 
-    __slots__ = ("_most", "_rings", "_slos")
+    __slots__ = ("_most", "_rings", "_seen", "_slos")
 
     def __init__(self, policy: Policy) -> None:
         """Start with nothing seen."""
         found = ((slo, allowed_ratio(slo)) for slo in policy.slo)
         self._slos = tuple((slo, allowed) for slo, allowed in found if allowed is not None)
-        span_s = policy.explore.window_s / _BUCKETS
-        self._rings = tuple(_Ring(span_s) for _ in self._slos)
+        self._rings = tuple(_Ring(policy.explore.window_s) for _ in self._slos)
         self._most = policy.explore.burn_rate
+        self._seen: tuple[Sample, tuple[Tally | None, ...]] | None = None  # the last tick's tallies
 
     def see(self, sample: Sample) -> None:
         """Account for one tick."""
-        for (slo, _), ring in zip(self._slos, self._rings, strict=True):
-            seen = tally(sample, slo)
+        for seen, ring in zip(self._tallies(sample), self._rings, strict=True):
             if seen is not None and seen[1] > 0.0:
                 ring.add(*seen, sample.dt_s)
 
@@ -99,8 +97,15 @@ class ErrorBudget:
         known that nobody asked for anything.
         """
         idle = sample.load_rps == 0.0 and not sample.queue_length
-        rates = (_rate(tally(sample, slo), allowed, idle=idle) for slo, allowed in self._slos)
+        pairs = zip(self._tallies(sample), self._slos, strict=True)
+        rates = (_rate(seen, allowed, idle=idle) for seen, (_, allowed) in pairs)
         return max(rates, default=0.0) * sample.dt_s
+
+    def _tallies(self, sample: Sample) -> tuple[Tally | None, ...]:
+        """Of each SLO; counted once a tick, though it is asked for twice."""
+        if self._seen is None or self._seen[0] is not sample:
+            self._seen = sample, tuple(tally(sample, slo) for slo, _ in self._slos)
+        return self._seen[1]
 
 
 def _rate(seen: Tally | None, allowed: float, *, idle: bool) -> float:
@@ -110,13 +115,13 @@ def _rate(seen: Tally | None, allowed: float, *, idle: bool) -> float:
 
 
 class _Ring:
-    """Bad and total requests over the last windows, in buckets of half a window."""
+    """Bad and total requests over the last windows: whole ones, and the one that is open."""
 
     __slots__ = ("_bad", "_closed", "_long", "_open_s", "_short", "_span_s", "_total")
 
     def __init__(self, span_s: float) -> None:
         self._span_s = span_s
-        self._closed: deque[Tally] = deque(maxlen=_LONG * _BUCKETS)
+        self._closed: deque[Tally] = deque(maxlen=_LONG)
         self._short = self._long = (0.0, 0.0)  # sums over what is closed
         self._bad = self._total = self._open_s = 0.0
 
@@ -129,8 +134,8 @@ class _Ring:
             return
         self._closed.append((self._bad, self._total))
         self._bad = self._total = self._open_s = 0.0
-        closed = tuple(self._closed)  # summed anew once a bucket: no drift of running sums
-        self._short, self._long = _sum(closed[-_SHORT * _BUCKETS :]), _sum(closed)
+        closed = tuple(self._closed)  # summed anew once a window: running sums drift
+        self._short, self._long = _sum(closed[-_SHORT:]), _sum(closed)
 
     @property
     def windows(self) -> tuple[Tally, Tally]:

@@ -111,11 +111,15 @@ class Cause:
         return ratio * self._normal.service_s / self._normal.timed
 
     def _longer(self, tick: _Sums) -> bool:
-        """Whether requests take too long, of late and in this very tick: one pause is no trend."""
+        """Whether requests take too long, and in this very tick too: one pause is no trend.
+
+        Many requests of one tick are evidence enough, which is as soon as they begin to queue; of
+        few, those of the last ticks have to help.
+        """
         bound_s = self._service_s(self._rule.dependency_ratio)
         if tick.timed and tick.service_s <= bound_s * tick.timed:
             return False
-        return self._now.longer(bound_s)
+        return tick.longer(bound_s) or self._now.longer(bound_s)
 
     @property
     def _flat(self) -> bool:
@@ -150,7 +154,7 @@ class Cause:
 
 
 def _sums_of(sample: Sample) -> _Sums | None:
-    """One tick; None unless throughput, CPU and, of a tick with requests, service times are known."""
+    """One tick; None unless throughput, CPU and service times of its requests are known."""
     if sample.throughput_rps is None or sample.cpu_cores is None or sample.dt_s <= 0.0:
         return None
     service = sample.service_time

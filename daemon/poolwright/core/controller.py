@@ -104,6 +104,7 @@ class Controller:
         verdict = state.guard.judge(
             sample, None if tick.applied is None else tick.applied.setting, calm=state.settled
         )
+        state.queued = verdict.queueing
         learning.receive(state, tick, sample)
         intent, asked = self._decide(tick, sample, verdict)
         if gap and intent.wanted is None:
@@ -232,7 +233,8 @@ class Controller:
         state.previous, state.commanded = current, target
         tried = intent.action in (Action.PROBE, Action.DITHER)
         compared = state.trial is not None and target != state.trial.tuned
-        if tried or (compared and not state.probing):
+        state.relieved = intent.reason is Reason.RELIEF
+        if tried or state.relieved or (compared and not state.probing):
             state.budget.spend()
         state.probing = tried or compared
         state.probe_measured = False
@@ -260,7 +262,9 @@ class Controller:
             room_cores=tick.room_cores,
         )
         for name, level in target.levels:
-            target = target.replace(name, state.policy.knob(name).clamp(level))
+            knob = state.policy.knob(name)
+            lattice = level - (level - knob.lower) % knob.step  # downwards: what fits, fits
+            target = target.replace(name, max(knob.lower, lattice))
         return target, (*fitted.clamps, *clamps)
 
 
@@ -282,5 +286,6 @@ def _numbers(state: State, sample: Sample) -> tuple[tuple[str, float], ...]:
         "burn_long": long,
         "no_shrink_s": state.fall.hold_s or None,
         "trust_octaves": state.trust_octaves,
+        "settled": float(state.settled),
     }
     return tuple((name, value) for name, value in found.items() if value is not None)

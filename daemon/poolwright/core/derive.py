@@ -161,11 +161,14 @@ def _quantile_points(sketch: Sketch, points: int) -> list[float]:
 
 
 def _pick(readings: tuple[Reading, ...]) -> tuple[dict[str, Reading], tuple[str, ...]]:
-    """The first good reading of each signal, and the signals that a broken source kept from us."""
+    """The first good reading of each signal, and the signals that a broken source kept from us.
+
+    There is no signal that can be negative: one that is comes from a broken source.
+    """
     good: dict[str, Reading] = {}
     broken: dict[str, None] = {}
     for reading in readings:
-        if reading.status is Status.OK:
+        if reading.status is Status.OK and (reading.value or 0.0) >= 0.0:
             good.setdefault(reading.signal, reading)
         elif reading.status is not Status.NO_DATA:
             broken[reading.signal] = None

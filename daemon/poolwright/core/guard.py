@@ -26,6 +26,7 @@ _QUEUEING_TICKS = 3
 _DRAIN_TICKS = 3
 _DRAIN_SHARE = 0.93  # a queue that lost 7 % in three ticks is going away by itself
 _BUSY_CPU = 0.9  # of the host: more workers would only share it
+_FULL_CPU = 0.97  # in two ticks in a row: busy, whatever it was before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +34,8 @@ class Verdict:
     """What the guard says of this tick.
 
     `tripped` is sustained (k of n ticks); `blind_s` is how long the guard has missed what it
-    needs; `queueing` says that clients wait for a worker, and have for a while.
+    needs; `queueing` says that clients wait for a worker, and have for a while; `slow_dependency`
+    that what the service calls is slow, so that more workers would not help.
     """
 
     tripped: tuple[Reason, ...] = ()
@@ -91,7 +93,7 @@ class Guard:
     def cpu_busy(self) -> bool:
         """Whether the host's CPU was nearly used up over the recent ticks."""
         known = [s.host_cpu_ratio for s in self._recent if s.host_cpu_ratio is not None]
-        return bool(known) and sum(known) / len(known) > _BUSY_CPU
+        return bool(known) and (sum(known) / len(known) > _BUSY_CPU or min(known[-2:]) > _FULL_CPU)
 
     @property
     def throughput_rps(self) -> float | None:
@@ -117,9 +119,9 @@ class Guard:
         self._cause.forget()
 
     def judge(self, sample: Sample, applied: Setting | None, *, calm: bool = True) -> Verdict:
-        """The verdict on this tick; `calm`: the plant has settled, so this is how it normally is.
+        """The verdict on this tick.
 
-        (What is normal is learned in calm without a breach only.)
+        `calm`: the plant has settled; what is normal is learned then, while nothing breaches.
         """
         self._recent.append(sample)
         self._queues.append(sample.queue_length)
@@ -202,36 +204,44 @@ class Guard:
         variance = math.fsum(one.total_squares for one in seen) / count - mean * mean
         if variance <= below_s * below_s:
             return False
-        return variance * count > below_s * below_s * _chi_square(_freedom(merged(seen)), count)
+        without, freedom = _without_largest(merged(seen))
+        return min(variance, without) > below_s * below_s * _chance(freedom)
 
     def _waiting(self, sample: Sample, applied: Setting | None) -> bool:
         """Whether clients wait longer than they are served, or the queue is a pool long."""
         if sample.queue_length is None or applied is None:
             return False
-        served = sample.service_time.mean if sample.service_time else None
-        if served is not None and sample.queue_delay_s is not None:
-            return sample.queue_delay_s > served
+        service = sample.service_time
+        if service is not None and service.count and sample.queue_delay_s is not None:
+            return sample.queue_delay_s > service.mean
         return sample.queue_length > max(level for _, level in applied.levels)
 
 
-def _freedom(sketch: Sketch) -> float:
-    """Degrees of freedom of a sample variance, 1 or more: n - 1 when latencies are normal.
+def _without_largest(sketch: Sketch) -> tuple[float, float]:
+    """The variance of all values but the largest, and its degrees of freedom (1 or more).
 
-    Of n values with kurtosis k the variance of the sample variance is (k - 1) / n times its square,
-    as of a chi-square with 2 n / (k - 1) degrees (O'Neill, "Some Useful Moment Results in Sampling
-    Problems", The American Statistician 68, 2014). A few outliers are thus no evidence.
+    A breach must not rest on one request. Of n values with kurtosis k the variance of the sample
+    variance is (k - 1) / n times its square, as of a chi-square with 2 n / (k - 1) degrees
+    (O'Neill, "Some Useful Moment Results in Sampling Problems", The American Statistician 68,
+    2014); n - 1 where values are normal, fewer where a few of them make up most of the variance.
     """
-    count, mean, variance = sketch.count, sketch.mean, sketch.std**2
-    fourth = sketch.zeros * mean**4
-    fourth += math.fsum(n * (bucket_value(index) - mean) ** 4 for index, n in sketch.bins)
-    kurtosis = max(3.0, fourth / count / (variance * variance))
-    return max(1.0, 2.0 * (count - 1) / (kurtosis - 1.0))
+    largest = len(sketch.bins) - 1
+    seen = [(bucket_value(index), n - (i == largest)) for i, (index, n) in enumerate(sketch.bins)]
+    seen.append((0.0, sketch.zeros))
+    count = sum(n for _, n in seen)
+    mean = math.fsum(n * value for value, n in seen) / count
+    variance = math.fsum(n * (value - mean) ** 2 for value, n in seen) / count
+    if variance == 0.0:
+        return 0.0, 1.0
+    fourth = math.fsum(n * (value - mean) ** 4 for value, n in seen) / count
+    kurtosis = max(3.0, fourth / (variance * variance))
+    return variance, max(1.0, 2.0 * (count - 1) / (kurtosis - 1.0))
 
 
-def _chi_square(freedom: float, count: int) -> float:
-    """The 95 % quantile of `count` times a sample variance of 1 with so many degrees of freedom.
+def _chance(freedom: float) -> float:
+    """What a sample variance of 1 passes by chance in 5 %, with so many degrees of freedom.
 
     Wilson and Hilferty, "The distribution of chi-square", PNAS 17, 1931.
     """
     spread = 2.0 / (9.0 * freedom)
-    return count * (1.0 - spread + _SPREAD * math.sqrt(spread)) ** 3
+    return (1.0 - spread + _SPREAD * math.sqrt(spread)) ** 3

@@ -31,6 +31,12 @@ def benefit(state: State) -> Benefit | None:
 def follow(state: State, tick: Tick, *, calm: bool) -> Intent | None:
     """The next step of a comparison, or the first one when it is time; None: no business here."""
     trial = state.trial
+    away = trial is not None and trial.wants != state.commanded == trial.tuned
+    if trial is not None and (
+        state.phase is not Phase.CONVERGED or (away and not _may(state, tick))
+    ):
+        state.stop_comparing()
+        return None
     if trial is None:
         if not calm or not _may_begin(state, tick):
             return None
@@ -106,11 +112,14 @@ def _may_begin(state: State, tick: Tick) -> bool:
     )
     if not ready or not due(state.since_holdout_s, rule.holdout_every_s, state.holdouts):
         return False
+    return _may(state, tick)
+
+
+def _may(state: State, tick: Tick) -> bool:
+    """Whether the baseline may be tried now."""
     if tick.quiet or not tick.may_probe or state.burn.burning or not state.budget.allows():
         return False
-    if state.fall.hold_s or state.no_shrink_windows:
-        return False
-    return not _known_to_breach(state)
+    return not (state.fall.hold_s or state.no_shrink_windows or _known_to_breach(state))
 
 
 def _known_to_breach(state: State) -> bool:

@@ -27,6 +27,7 @@ _DRIFT_DISCOUNT = 1 / 16
 _DRIFT_KEEPS = 5
 _HYSTERESIS = 0.015  # of the objective; less is not worth a move
 _SAME_LOAD = 0.10
+_EXCUSED = 2  # shrink penalty
 _UNSAFE, _SAFER = 0.5, 0.1  # of P(safe): where staying needs a remedy, and what is one
 
 
@@ -92,6 +93,7 @@ def keep(state: State, observation: Observation | None) -> None:
         state.events.append("drift: latency is no longer what the model expects")
         state.stop_comparing()
         state.rejected = ()  # the reasons for them may be gone with it
+        state.holdouts = ()  # they compared what is no more
         state.advance(Event.DRIFT)
     if state.warm:
         state.advance(Event.WARMED_UP)
@@ -107,7 +109,9 @@ def request(state: State, tick: Tick, sample: Sample) -> FitRequest | None:
     if not due and state.windows_since_fit < state.policy.explore.converged_every:
         return None
     assert state.commanded is not None
-    state.leverage_asked = state.phase is Phase.CONVERGED or state.windows % _LEVERAGE_EVERY == 0
+    # Converged, one dither is enough: the fit that follows it may only find a gain.
+    converged = state.phase is Phase.CONVERGED
+    state.leverage_asked = not state.probing if converged else state.windows % _LEVERAGE_EVERY == 0
     state.plan_version += 1
     state.waiting_s = 0.0
     state.windows_since_fit = 0
@@ -183,7 +187,7 @@ def choose(state: State, tick: Tick, *, calm: bool) -> Intent:
             return probe
     if state.waiting_s is not None:
         return Intent(action=Action.HOLD, reason=Reason.WAITING_FOR_PLAN)
-    if state.probing and not fresh and not state.probe_measured:
+    if (state.probing or state.relieved) and not fresh and not state.probe_measured:
         return Intent(action=Action.HOLD, reason=Reason.MEASURING)
     return _follow(state, plan, fresh=fresh)
 
@@ -234,9 +238,15 @@ def _probe(state: State, plan: Plan, tick: Tick) -> Intent | None:
 
 
 def _relieves(state: State, plan: Plan, best: Candidate) -> bool:
-    """Whether staying is unsafe and `best` is safer: a remedy, which needs no budget for trying."""
+    """Whether staying is unsafe and `best` is safer: a remedy.
+
+    It needs no budget of time or errors, which staying would use as well, but counts as a probe,
+    so that a model in doubt cannot move to and fro for ever.
+    """
     here = candidate_at(plan, state.commanded)
-    return here is not None and here.p_safe < _UNSAFE and best.p_safe > here.p_safe + _SAFER
+    if here is None or state.budget.left[0] < 1.0:
+        return False
+    return here.p_safe < _UNSAFE and best.p_safe > here.p_safe + _SAFER
 
 
 def _refused(state: State, tick: Tick) -> Reason | None:
@@ -289,7 +299,10 @@ def _too_soon(state: State, wanted: Setting) -> bool:
     """Clients queued a short time ago: what is smaller has to wait until this was measured."""
     if not _smaller(state, wanted):
         return False
-    return state.fall.hold_s > 0.0 or (state.no_shrink_windows > 0 and not state.guard.cpu_busy)
+    waits = state.no_shrink_windows > 0 or state.queued
+    # A busy host excuses a shrink, but not one that has been taken back again and again.
+    excused = state.guard.cpu_busy and state.shrink_penalty <= _EXCUSED
+    return state.fall.hold_s > 0.0 or (waits and not excused)
 
 
 def _smaller(state: State, wanted: Setting) -> bool:

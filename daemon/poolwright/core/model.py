@@ -336,6 +336,7 @@ class Kept:
     """What an operator or a proof has settled, and what must therefore survive a restart."""
 
     phase: Phase = Phase.WARMUP  # PAUSED, MANUAL or STOOD_DOWN; else WARMUP
+    phase_why: str = ""  # who paused, whose hand it was
     pin: Setting | None = None
     pin_until_wall_ns: int | None = None
     pin_why: str = ""

@@ -24,6 +24,8 @@ def obey(state: State, tick: Tick) -> bool:
                 state.errand = None
                 state.advance(Event.PAUSE, f"paused by {by}")
             case CommandKind.RESUME:
+                if state.phase is Phase.STOOD_DOWN:
+                    state.holdouts = ()  # another try, judged by what it will show
                 state.unsettle()
                 state.advance(Event.RESUME, f"resumed by {by}")
             case CommandKind.RESTORE:

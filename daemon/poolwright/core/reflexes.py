@@ -175,9 +175,9 @@ def towards(state: State, held: Held) -> Intent | None:
 def stand_back(state: State) -> Intent | None:
     """In the phases in which the knob is not ours."""
     if state.phase is Phase.PAUSED:
-        return hold(Reason.PAUSED_BY_OPERATOR)
+        return hold(Reason.PAUSED_BY_OPERATOR, state.phase_why)
     if state.phase is Phase.MANUAL:
-        return hold(Reason.OTHER_HAND)
+        return hold(Reason.OTHER_HAND, state.phase_why)
     return None
 
 
@@ -252,10 +252,10 @@ def breach(state: State, verdict: Verdict, sample: Sample) -> Intent | None:
         return None
     if verdict.slow_dependency:
         return hold(Reason.SLOW_DEPENDENCY)
-    if safe is not None and _larger(safe, state.commanded):
+    if safe is not None and _larger(safe, state.commanded) and not state.guard.cpu_busy:
         state.advance(Event.BREACH, reason)
         state.cooldown_s = state.policy.guard.cooldown_s
-        state.probing = False
+        state.stop_trying()
         _distrust_shrinking(state)
         return Intent(action=Action.RETREAT, reason=reason, wanted=safe, urgent=True)
     return queueing(state, verdict, sample)
@@ -267,9 +267,9 @@ def _way_back(state: State, reason: Reason, safe: Setting | None) -> Intent | No
     ordered = back is None and state.approved_from is not None
     if ordered:
         back, state.approved_from = state.approved_from, None
-    if back is None and state.probing and safe is not None:
+    if back is None and state.probing:
+        back = safe or state.previous
         _give_up_probe(state)
-        back = safe
     if back is None:
         return None
     return Intent(action=Action.RETREAT, reason=reason, wanted=back, urgent=True, ordered=ordered)
@@ -298,7 +298,9 @@ def _shed_memory(state: State) -> Intent:
 
 
 def queueing(state: State, verdict: Verdict, sample: Sample) -> Intent | None:
-    """Clients wait longer than they are served, and there is CPU to serve them: grow a quarter.
+    """Clients wait longer than they are served, and there is CPU to serve them: grow.
+
+    By a quarter, or to as many workers as the load keeps busy.
 
     Not while the queue drains, and not again when the last growth served no more (own overload is
     told from too few workers by what a worker more brings).
@@ -315,18 +317,31 @@ def queueing(state: State, verdict: Verdict, sample: Sample) -> Intent | None:
     if guard.cpu_busy or served is None or (before is not None and served < _BROUGHT * before):
         return None
     wanted = state.commanded
+    asked = _asked(state, sample) if len(wanted.levels) == 1 else 0
     for name, level in wanted.levels:
         knob = state.policy.knob(name)
-        more = max(knob.step, math.floor(level / 4 / knob.step) * knob.step)
-        wanted = wanted.replace(name, min(knob.upper, level + more))
+        more = max(knob.step, math.floor(level / 4 / knob.step) * knob.step, asked - level)
+        wanted = wanted.replace(name, min(knob.upper, knob.clamp(level + more)))
     if wanted == state.commanded:
         return None
     # The window is dropped: it saw another setting's backlog as much as its own.
-    state.probing = False
+    state.stop_trying()
     state.growth_throughput_rps = served
     _distrust_shrinking(state)
     detail = f"{sample.queue_length:.0f} wait" if sample.queue_length is not None else ""
     return Intent(action=Action.TRACK, reason=Reason.QUEUEING, wanted=wanted, detail=detail)
+
+
+def _asked(state: State, sample: Sample) -> int:
+    """Workers that the offered load keeps busy, by Little's law, and a tenth more; 0: unknown.
+
+    Only of a pool whose workers serve one request each can it be told; a quarter more is the
+    least step in any case, and slew and the forecasts bound the largest.
+    """
+    load = state.schedule.load_rps
+    if load is None or sample.service_time is None:
+        return 0
+    return math.ceil(1.1 * load * sample.service_time.mean)
 
 
 def _distrust_shrinking(state: State) -> None:

@@ -80,6 +80,7 @@ class State:
     fall: Fall
     evidence: EvidenceStore
     phase: Phase = Phase.WARMUP
+    phase_why: str = ""
     commanded: Setting | None = None
     baseline: Setting | None = None
     last_safe: Setting | None = None
@@ -91,7 +92,8 @@ class State:
     still_s: float = 0.0  # since the plant last changed
     settled: bool = False
     probing: bool = False
-    probe_measured: bool = False  # its window has closed
+    relieved: bool = False  # the last move was a remedy
+    probe_measured: bool = False  # the window of a probe or a remedy has closed
     trust_octaves: float = TRUST_START
     tabu: dict[Setting, int] = field(default_factory=dict)  # until which window
     windows: int = 0
@@ -119,6 +121,7 @@ class State:
     kept: Kept = field(default_factory=Kept)  # as last told
     counted_version: int = 0  # the plan that patience has counted
     asks_probe: bool = False
+    queued: bool = False  # clients wait for a worker, in this tick and for some before it
     trial: Trial | None = None
     holdouts: tuple[Holdout, ...] = ()
     since_holdout_s: float = 0.0
@@ -129,6 +132,7 @@ class State:
         """Let `event` change the phase, and say so."""
         before, self.phase = self.phase, after(self.phase, event)
         if self.phase is not before:
+            self.phase_why = note
             self.events.append(f"{before} -> {self.phase}: {note or event}")
 
     @property
@@ -146,6 +150,7 @@ class State:
         if self.trial is not None:
             self.trial = None
             self.probing = False
+            self.since_holdout_s = 0.0  # not again at once: the baseline must not be tried for ever
             self.events.append("the comparison with the baseline was broken off")
 
     @property
@@ -163,6 +168,7 @@ class State:
         lasting = (Phase.PAUSED, Phase.MANUAL, Phase.STOOD_DOWN)
         return Kept(
             phase=self.phase if self.phase in lasting else Phase.WARMUP,
+            phase_why=self.phase_why if self.phase in lasting else "",
             pin=self.pin,
             pin_until_wall_ns=self.pin_until_wall_ns,
             pin_why=self.pin_why,
@@ -227,6 +233,7 @@ def new_state(policy: Policy, resume: Resume) -> State:
         plan=resume.plan,
         plan_version=0 if resume.plan is None else resume.plan.version,
         phase=resume.kept.phase,
+        phase_why=resume.kept.phase_why,
         pin=resume.kept.pin,
         pin_why=resume.kept.pin_why,
         pin_until_wall_ns=resume.kept.pin_until_wall_ns,

@@ -13,7 +13,7 @@ from poolwright.core.model import Context, Estimate, Observation, Setting
 from poolwright.core.policy import Policy
 from poolwright.core.sample import Sample
 from poolwright.core.signals import QUANTILES, quantile_of
-from poolwright.core.sketch import Sketch, SketchBuilder
+from poolwright.core.sketch import RELATIVE_ERROR, Sketch, SketchBuilder
 
 _ENOUGH_REQUESTS = 50
 _LONGEST = 4.0  # times the nominal length, when requests are rare
@@ -206,7 +206,9 @@ def _latency_of(
         spread = math.sqrt(q * (1.0 - q) / independent)
         low = sketch.quantile(max(0.0, q - spread))
         high = sketch.quantile(min(1.0, q + spread))
-        found[name] = Estimate(mean=sketch.quantile(q), std=max((high - low) / 2.0, 1e-9), count=n)
+        mean = sketch.quantile(q)
+        least = RELATIVE_ERROR * mean  # a bucket's width: the sketch knows no more
+        found[name] = Estimate(mean=mean, std=max((high - low) / 2.0, least, 1e-9), count=n)
     std = sketch.std
     found["jitter_s"] = Estimate(mean=std, std=std / math.sqrt(2.0 * (independent - 1.0)), count=n)
     return found

@@ -12,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 from scipy.special import ndtr, ndtri
 
+from poolwright.core.benefit import SHORTFALL, SLACK
 from poolwright.core.model import FitRequest, Setting
 from poolwright.core.signals import RESPONSES, quantile_of
 from poolwright.learn.points import Array, Mask, Points, Table
@@ -20,8 +21,6 @@ from poolwright.learn.surrogate import Surrogate, oldest_median
 
 DRAWS = 64
 TIE = 0.01  # of the objective: settings closer than this cost the same
-_SHORTFALL = 2.0  # cost of losing all throughput, in units of the whole objective
-_SLACK = 0.02  # throughput this far below the load is noise of the window's edges
 _MEMORY_SIGMAS = 2.33  # 99 %
 _MEMORY_HEADROOM = 0.97  # of the limit, for the mean
 
@@ -122,8 +121,8 @@ def _cost(
         natural = surrogate.natural(name, draws[name], points.load, latency)
         total += weight / references[name] * natural
     if "throughput_rps" in draws:
-        lost = np.maximum(0.0, 1.0 - _SLACK - np.exp(np.minimum(draws["throughput_rps"], 0.0)))
-        total += _SHORTFALL * sum(weight for _, weight in goal.weights) * lost
+        lost = np.maximum(0.0, 1.0 - SLACK - np.exp(np.minimum(draws["throughput_rps"], 0.0)))
+        total += SHORTFALL * sum(weight for _, weight in goal.weights) * lost
     return total
 
 
