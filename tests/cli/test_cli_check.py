@@ -1,15 +1,18 @@
 """`poolwright check`: good and bad files, folders, and a look at the world."""
 
 import os
-import shutil
+import re
 from pathlib import Path
 
 import pytest
 
 from poolwright.cli.main import main
+from poolwright.policy.load import bind_policy, resolve
+from poolwright.policy.tree import parse_document
 
 ROOT = Path(__file__).parents[2]
 
+OVER = "2020-01-01T00:00:00Z"
 CONFIG = """\
 version: 1
 policies: {policies}
@@ -67,11 +70,11 @@ def test_all_adapters_and_the_policy_of_a_configuration_are_checked(tmp_path, ca
 
 def test_the_problems_of_a_pools_policy_carry_their_own_place(tmp_path, capsys):
     own = tmp_path / "mine.yaml"
-    shutil.copy(ROOT / "tests/golden/policies/missing-keys.yaml", own)
+    own.write_text("version: 1\nname: mine\nknobs: {workers: {max: 16}}\n")
     assert main(["check", str(config(tmp_path, policy="mine"))]) == 1
     err = capsys.readouterr().err
-    assert f"{own}:1:1: 'name' is missing\n" in err
-    assert f"{own}:3:12: knobs.workers: 'min' is missing\n" in err
+    assert f"{own}:1:1: 'objective' is missing\n" in err
+    assert f"{own}:3:18: knobs.workers: 'min' is missing\n" in err
 
 
 def test_an_slo_that_no_sensor_sees(tmp_path, capsys):
@@ -83,6 +86,88 @@ def test_an_slo_that_no_sensor_sees(tmp_path, capsys):
     assert main(["check", str(path)]) == 1
     err = capsys.readouterr().err
     assert "SLO on latency_p99_s, which no sensor gives" in err
+
+
+SEEING = """\
+      - {kind: access_log, listen: "127.0.0.1:0"}
+      - {kind: process_tree, pidfile: web.pid}
+"""
+
+
+def test_the_layers_over_a_pool_are_checked_with_its_policy(tmp_path, capsys):
+    (tmp_path / "10-small.yaml").write_text(
+        'version: 1\npools: ["w*"]\nknobs: {workers: {max: 1}}\n'
+    )
+    (tmp_path / "20-typo.yaml").write_text('version: 1\npools: ["api"]\nmood: auto\n')
+    assert main(["check", str(config(tmp_path, more=SEEING))]) == 1
+    err = capsys.readouterr().err
+    assert ": knobs.workers.min: 2 is more than max, 1" in err
+    assert f"see {tmp_path}/10-small.yaml:3:24 (pool web)" in err
+    assert f"{tmp_path}/20-typo.yaml:3:1: unknown key 'mood'; did you mean 'mode'?" in err
+
+
+def test_a_layer_can_be_checked_by_itself(tmp_path, capsys):
+    path = tmp_path / "site.yaml"
+    path.write_text('version: 1\npools: ["web*"]\nslo: {latency_p99: {below: 100ms}}\n')
+    assert main(["check", str(path)]) == 0
+    assert capsys.readouterr().out == f"{path}: ok\n"
+    path.write_text('version: 1\npools: ["web*"]\nslo: {latency_p99: {below: 100}}\n')
+    assert main(["check", str(path)]) == 1
+    assert f"{path}:3:28: slo.latency_p99.below: '100' has no unit" in capsys.readouterr().err
+
+
+def test_what_is_surely_not_meant_is_a_warning(tmp_path, capsys):
+    (tmp_path / "10-launch.yaml").write_text(
+        'version: 1\npools: ["*"]\noverride:\n'
+        "  - {freeze: true, until: 2020-01-01T00:00:00Z, reason: the launch}\n"
+        "  - {pools: [wbe], freeze: true, until: 2090-01-01T00:00:00Z, reason: typing}\n"
+    )
+    (tmp_path / "20-api.yaml").write_text('version: 1\npools: ["api*"]\nmode: auto\n')
+    assert main(["check", str(config(tmp_path, more=SEEING))]) == 0
+    nobody = "no pool of this configuration"
+    assert capsys.readouterr().err.splitlines() == [
+        f"{tmp_path}/20-api.yaml:2:8: this layer is for {nobody} (warning)",
+        f"{tmp_path}/10-launch.yaml:5:5: an override for wbe: {nobody} (warning)",
+        "pool web: policy balanced gives power_w a weight, and no sensor sees it (warning)",
+        f"{tmp_path}/10-launch.yaml:4:5: this override (the launch) was over at {OVER} (warning)",
+    ]
+
+
+def test_an_expired_override_of_a_policy_by_itself_is_a_warning(tmp_path, capsys):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "version: 1\nname: mine\nextends: balanced\n"
+        f"override: [{{pin: {{workers: 4}}, until: {OVER}, reason: old}}]\n"
+    )
+    assert main(["check", str(path)]) == 0
+    assert capsys.readouterr().err == (
+        f"{path}:4:12: this override (old) was over at {OVER} (warning)\n"
+    )
+
+
+def test_the_effective_policy_reads_as_the_same_policy(tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text("version: 1\nname: mine\nextends: autoscale\nseed: 4\n")
+    (tmp_path / "site.yaml").write_text('version: 1\npools: ["*"]\nslo: {error_ratio: null}\n')
+    path = config(tmp_path, policy="mine", more=SEEING)
+    assert main(["check", "--effective", str(path)]) == 0
+    said = capsys.readouterr().out
+    head, text = said.split("---\n")
+    policy = resolve("web", "mine", tmp_path)
+    assert head == f"{path}: ok\n"
+    assert text.splitlines()[0] == f"# pool web: policy mine, sha256 {policy.sha256}"
+    again = bind_policy(parse_document(text.encode(), "f"), tmp_path)
+    assert again == policy
+    assert re.search(rf"(?m)^seed: 4 +# {tmp_path}/mine.yaml:4$", text)
+    assert re.search(r"(?m)^    dwell: 1m +# .*/policies/autoscale.yaml:[0-9]+$", text)
+    assert re.search(r"(?m)^  patience: 5 +# default$", text)
+    assert "error_ratio" not in text
+
+
+def test_a_window_too_short_for_the_cadence_of_the_daemon(tmp_path, capsys):
+    path = config(tmp_path, more=SEEING)
+    path.write_text("cadence: 20s\n" + path.read_text())
+    assert main(["check", str(path)]) == 1
+    assert "policy balanced has a window of less than two ticks of 20 s" in capsys.readouterr().err
 
 
 @pytest.mark.e2e

@@ -13,7 +13,16 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 import journal_life
 
 from poolwright.cli.main import main
-from poolwright.core.model import Resume, setting
+from poolwright.core.model import (
+    Advice,
+    Command,
+    CommandKind,
+    Estimate,
+    Holdout,
+    Reason,
+    Resume,
+    setting,
+)
 from poolwright.journal import record
 from poolwright.journal.sqlite import SqliteJournal
 
@@ -61,6 +70,99 @@ def test_list_shows_every_notable_decision(capsys, path, bench):
     assert last == rows[-1:]
     since = "2096-01-01"
     assert told(capsys, "journal", "list", "--journal", path, "--since", since) == "no decisions\n"
+
+
+def told_life(path, bench):
+    """A journal in which an operator asked, advice was given, and a comparison ended; its pool."""
+    journal = SqliteJournal(path)
+    run = journal.begin_run("db", bench.policy, Resume(baseline=setting(workers=4)), 1)
+    tick, decision = next(journal_life.steps(bench))
+    plain = replace(decision, moves=False, events=(), kept=None)
+    pin = Command(
+        kind=CommandKind.PIN, who="ana", why="launch day", setting=setting(workers=9)
+    )  # fmt: skip
+    yes = Command(kind=CommandKind.APPROVE, who="bob", advice_id="a1b2")
+    advice = Advice(
+        id="a1b2", setting=setting(workers=5), replaces=setting(workers=4),
+        gain=Estimate(mean=0.041, std=0.01), p_safe=0.99, reason=Reason.BEST_KNOWN,
+    )  # fmt: skip
+    ended = Holdout(
+        baseline=setting(workers=4), tuned=setting(workers=5), load_rps=50.4, gain_ratio=0.123,
+        breached=False, closed_tick=5,
+    )  # fmt: skip
+    life = [
+        (tick, plain),
+        (replace(tick, commands=(pin,)), plain),
+        (tick, replace(plain, advice=advice)),
+        (replace(tick, commands=(yes,)), replace(plain, events=("approved by bob",))),
+        (tick, replace(plain, holdout=ended)),
+        (tick, replace(plain, guard_trips=(Reason.SLO_BREACH,), events=("it is hot",))),
+    ]
+    for i, (seen, decided) in enumerate(life):
+        wall_ns = journal_life.WALL_NS + i * 10**9
+        journal.append(run, replace(seen, index=i, wall_ns=wall_ns), replace(decided, tick=i))
+    journal.note(run, journal_life.WALL_NS + 10**9, "policy", "reloaded: knobs.workers.max 9 -> 8")
+    journal.note(run, journal_life.WALL_NS + 3 * 10**9, "core_fault", "tick 3: odd")
+    journal.end_run(run, "stopped", 1)
+    journal.close()
+
+
+def test_list_tells_who_asked_for_what_and_why(capsys, path, bench):
+    told_life(path, bench)
+    text = told(capsys, "journal", "list", "--journal", path, "--pool", "db").splitlines()
+    ends = [
+        "",
+        "pin workers=9 by ana: launch day",
+        "reloaded: knobs.workers.max 9 -> 8",
+        "advice a1b2: workers=5 instead of workers=4, 4.1% better",
+        "approve advice a1b2 by bob",
+        "tick 3: odd",
+        "workers=5 is 12.3% better than the baseline workers=4 at 50 rps",
+        "tripped: slo_breach; it is hot",
+    ]
+    assert len(text) == 1 + len(ends)
+    for line, end in zip(text[1:], ends, strict=True):
+        assert line.rstrip().endswith(end), (line, end)
+
+
+def test_list_filters_by_kind(capsys, path, bench):
+    told_life(path, bench)
+
+    def ticks_of(kind, *more):
+        rows = lines(told(capsys, "journal", "list", "--journal", path, "--json", "--kind", kind,
+                          "--pool", "db", *more))  # fmt: skip
+        return [row.get("tick", row.get("text")) for row in rows]
+
+    assert ticks_of("command") == [1, 3]
+    assert ticks_of("command", "--limit", "1") == [3]
+    assert ticks_of("advice") == [2]
+    assert ticks_of("holdout") == [4]
+    assert ticks_of("guard") == [5]
+    assert ticks_of("phase") == [0]
+    assert ticks_of("move") == []
+    assert ticks_of("policy") == ["reloaded: knobs.workers.max 9 -> 8"]
+    assert ticks_of("note") == ["reloaded: knobs.workers.max 9 -> 8", "tick 3: odd"]
+    assert ticks_of("note", "--limit", "1") == ["tick 3: odd"]
+    rows = lines(told(capsys, "journal", "list", "--journal", path, "--json", "--pool", "db"))
+    assert rows[1]["commands"] == [
+        {"kind": "pin", "who": "ana", "why": "launch day", "advice_id": "",
+         "setting": {"levels": [["workers", 9]]}, "until_wall_ns": None}
+    ]  # fmt: skip
+    assert [r["advice"]["id"] for r in rows if "advice" in r] == ["a1b2"]
+    assert [r["holdout"]["gain_ratio"] for r in rows if "holdout" in r] == [0.123]
+    none = told(capsys, "journal", "list", "--journal", path, "--pool", "db", "--kind", "move")
+    assert none == "nothing of that kind\n"
+    with pytest.raises(SystemExit, match="2"):
+        main(["journal", "list", "--journal", str(path), "--kind", "gossip"])
+    assert "command" in capsys.readouterr().err
+
+
+def test_list_goes_on_past_a_decision_that_cannot_be_read(capsys, path):
+    edit(path, "UPDATE decisions SET body = x'00' WHERE id = 2")
+    text = told(capsys, "journal", "list", "--journal", path)
+    assert text.count("unreadable: a damaged record") == 1
+    rows = lines(told(capsys, "journal", "list", "--journal", path, "--json"))
+    assert "unreadable" in rows[1]["events"][0]
 
 
 def test_show_by_id_and_by_tick_gives_the_whole_decision(capsys, path, bench):

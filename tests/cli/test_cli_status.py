@@ -29,7 +29,7 @@ class Served:
         self.surface = Surface(lambda: self.snapshot, mono_ns=self.mono_ns)
         self.thread = threading.Thread(target=self.loop.run_forever)
         self.thread.start()
-        self.call(self.surface.start("127.0.0.1:0", None, lambda _pool, _command: False))
+        self.call(self.surface.start("127.0.0.1:0", None, lambda _pool, _command: ""))
         self.url = f"http://{self.surface.address}"
 
     def mono_ns(self):
@@ -58,6 +58,10 @@ poolwright 0.1.0, 2026-11-21 07:06:52 UTC, up 6.87 min
 pool  phase           applied    wanted     load  p50    p99     cpu        power  why
 web   explore (auto)  workers=5  workers=5  48/s  51 ms  158 ms  1.1 cores  31 W   \
 measuring this setting
+
+web
+  benefit  not measured: tuning was never compared with the baseline
+  policy   balanced, mode auto, sha256 9f2c9f2c9f2c
 """
 
 
@@ -79,6 +83,70 @@ def test_everything_that_is_wrong_is_said(served, capsys):
         "! mail: the level cannot be read back: no such process 4711",
         "! mail: blind: latency_s not seen",
         f"! mail: sensor {make.TREE}: /run/web/gunicorn.pid: No such file",
+    ]
+
+
+BUSY = """\
+web
+  advice      5fbb3e2a: workers=5 -> workers=4, expected gain 12 % ± 7.8 % (95 %), P(safe) 0.97: \
+this is the best safe setting known at this load
+  to answer   `poolwright approve web 5fbb3e2a` or `poolwright reject web 5fbb3e2a --why TEXT`
+  pinned      workers=5 until 2027-01-01 00:00:00 UTC by ann (pid 7): launch day \
+(`poolwright unpin web`)
+  override    pin workers=12 until 2027-01-01 00:00:00 UTC: launch day
+  override    freeze: audit
+  override    workers within 4..8 until 2027-01-01 00:00:00 UTC: small host
+  not trying  the mode is recommend, quiet: Mon-Fri 09:00-10:00 Europe/Berlin, \
+mail holds this host's experiment
+"""
+FIGURES = """\
+  benefit     8 % (95 %: 3 % to 13 %), from 6 comparisons with the baseline
+  budgets     probes 12.3 (20 an hour), time 90 s (3 min an hour), error budget 11.7 min \
+(12 min an hour)
+  burn rate   0.4 (short window) and 0.1 (long window); above 1 in both nothing is tried
+  room        1.2 GB and 0.7 cores left of what all pools share
+  policy      balanced, mode recommend, sha256 9f2c9f2c9f2c, from balanced.yaml, 10-site.yaml
+"""
+
+
+def test_all_that_stands_is_told(served, capsys):
+    served.snapshot = make.snapshot(make.busy_pool())
+    assert main(["status", "--url", served.url]) == 0
+    assert capsys.readouterr().out.endswith(f"\n\n{BUSY}{FIGURES}")
+
+
+def test_of_many_pools_only_what_a_person_must_know_is_told(served, capsys):
+    served.snapshot = make.snapshot(make.pool_snapshot("mail"), make.busy_pool())
+    assert main(["status", "--url", served.url]) == 0
+    assert capsys.readouterr().out.endswith(f"\n\n{BUSY}")
+    assert main(["status", "web", "--url", served.url]) == 0
+    assert capsys.readouterr().out.endswith(f"\n\n{BUSY}{FIGURES}")
+
+
+def test_a_refused_policy_is_told_last_and_is_trouble_for_every_pool(served, capsys):
+    served.snapshot = make.snapshot(policy_error="a.yaml:1:1: one\nb.yaml:2:2: two")
+    for words in (["status"], ["status", "web"]):
+        assert main([*words, "--url", served.url]) == 1
+        assert capsys.readouterr().out.endswith(
+            "! the policy on disk is refused and the one before stays in force: a.yaml:1:1: one\n"
+            "! b.yaml:2:2: two\n"
+        )
+
+
+def test_json_has_all_that_stands(served, capsys):
+    served.snapshot = make.snapshot(make.busy_pool(), policy_error="a.yaml:1:1: one")
+    assert main(["status", "--json", "--url", served.url]) == 1
+    told = json.loads(capsys.readouterr().out)
+    (pool,) = told["pools"]
+    assert told["policy_error"] == "a.yaml:1:1: one"
+    assert pool["decision"]["advice"]["id"] == "5fbb3e2a"
+    assert pool["benefit"] == {"mean": 0.08, "lower": 0.03, "upper": 0.13, "count": 6}
+    assert pool["kept"]["pin_why"] == "ann (pid 7): launch day"
+    assert pool["tick"]["quiet"] == "Mon-Fri 09:00-10:00 Europe/Berlin"
+    assert [o["reason"] for o in pool["tick"]["overrides"]] == [
+        "launch day",
+        "audit",
+        "small host",
     ]
 
 

@@ -43,9 +43,27 @@ def gunicorn(gunicorn_service):
     )
 
 
-@pytest.fixture(params=sorted(ACTUATORS))
+@pytest.fixture
+def simulated():
+    """What simulations move keeps the same promises."""
+    from poolwright.sim.faults import Faults
+    from poolwright.sim.load import Constant
+    from poolwright.sim.plant import Plant as SimPlant
+    from poolwright.sim.shape import PlantShape
+    from poolwright.sim.world import Service
+
+    service = Service("web", SimPlant(PlantShape(), 2, 0), Constant(), Faults((), 0))
+    return Plant(
+        make=service.actuator,
+        count=lambda: service.plant.workers,
+        end=lambda: setattr(service, "down", True),
+        name="sim service web",
+    )
+
+
+@pytest.fixture(params=[*sorted(ACTUATORS), "simulated"])
 def plant(request):
-    """One plant of each kind in the table: a fixture of the kind's name."""
+    """One plant of each kind in the table, and a simulated one: a fixture of the kind's name."""
     return request.getfixturevalue(request.param)
 
 

@@ -148,6 +148,15 @@ def test_rolling_back_returns_to_what_was_held_before_and_pauses():
     assert bench.decisions[-1].reason is Reason.PAUSED_BY_OPERATOR
 
 
+def test_an_approval_that_memory_forbids_is_given_up_and_said():
+    bench, advice = advised()
+    full = readings(used=6.75e9, memory=400e6)
+    decision = bench.tick(commands=(ask("approve", advice_id=advice.id),), seen=full)
+    assert not decision.moves
+    assert "workers=9 cannot be reached: memory" in decision.events
+    assert not any(bench.tick().moves for _ in range(10))
+
+
 def test_pause_and_manual_outlive_a_restart():
     for phase, reason in (
         (Phase.PAUSED, Reason.PAUSED_BY_OPERATOR),

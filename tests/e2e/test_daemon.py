@@ -249,6 +249,28 @@ def test_exit_restore_puts_the_baseline_back(service, daemon_of):
     until(lambda: workers(service) == 3, WITHIN_S, "the baseline of the first run")
 
 
+def test_exit_restore_leaves_a_level_that_a_person_has(service, daemon_of):
+    daemon = daemon_of(service, stopping="restore").start()
+    daemon.until(lambda s: s["tick"]["applied"], "the pool is seen")
+    pin = ("pin", "web", "workers=5", "--why", "launch", "--config", daemon.config)
+    assert command_line(*pin).returncode == 0
+    until(lambda: workers(service) == 5, WITHIN_S, "five workers")
+    daemon.until(lambda s: s["tick"]["applied"]["setting"]["levels"] == [["workers", 5]], "5")
+    daemon.process.terminate()
+    daemon.process.wait(WITHIN_S)
+    assert workers(service) == 5
+    assert "web: the baseline is not restored: it is pinned to workers=5" in daemon.log.read_text()
+    daemon.start()
+    assert command_line("unpin", "web", "--why", "done", "--config", daemon.config).returncode == 0
+    daemon.until(lambda s: s["kept"]["pin"] is None, "it is not pinned any more")
+    service.signal(signal.SIGTTIN)
+    daemon.until(lambda s: s["decision"]["phase"] == "manual", "another hand has it")
+    daemon.process.terminate()
+    daemon.process.wait(WITHIN_S)
+    assert workers(service) == 6
+    assert "web: the baseline is not restored: it is manual" in daemon.log.read_text()
+
+
 def test_after_a_crash_restore_puts_the_baseline_back(service, daemon_of):
     daemon = daemon_of(service, low=5, stopping="restore").start()
     until(lambda: workers(service) == 5, WITHIN_S, "five workers")

@@ -53,13 +53,21 @@ CONFIG = """version: 1
 listen: 127.0.0.1:{listen}
 pools:
   - name: web
-    policy: {repo}/policies/balanced.yaml
+    policy: mine
     actuator: {{kind: gunicorn, pidfile: /run/web/gunicorn.pid}}
     sensors:
       - {{kind: statsd, listen: "127.0.0.1:{statsd}", preset: gunicorn}}
       - {{kind: process_tree, pidfile: /run/web/gunicorn.pid}}
       - {{kind: host}}
 """
+
+POLICY = """version: 1
+name: mine
+extends: balanced
+knobs:
+  workers: {{min: 2, max: {most}}}
+"""
+POLICY_FILE = "/etc/poolwright/policies.d/mine.yaml"
 
 
 def free_port(kind):
@@ -80,6 +88,7 @@ def files():
         "/opt/poolwright/bin/gunicorn": (0o755, wrapper("gunicorn.app.wsgiapp", "run")),
         "/opt/web/app.py": (0o644, APP),
         "/etc/poolwright/poolwright.yaml": (0o644, CONFIG.format(**ports)),
+        POLICY_FILE: (0o644, POLICY.format(most=64)),
         "/etc/systemd/system/web.service": (0o644, WEB.format(**ports)),
         "/etc/systemd/system/poolwright.service": (
             0o644,
@@ -160,16 +169,16 @@ def test_it_runs_as_its_own_user_with_one_capability(running):
     assert re.search(r"^Seccomp:\t2$", status, re.MULTILINE)
 
 
-def test_it_sees_the_service_of_another_user(running):
-    config = running.run("cat", "/etc/poolwright/poolwright.yaml")
+def status(machine):
+    config = machine.run("cat", "/etc/poolwright/poolwright.yaml")
     url = "http://" + re.search(r"^listen: (.*)$", config, re.MULTILINE)[1]
     command = ("/opt/poolwright/bin/poolwright", "status", "--json", "--url", url)
+    return json.loads(machine.run(*command, check=False))
 
-    def status():
-        return json.loads(running.run(*command, check=False))
 
-    until(lambda: status()["pools"][0]["tick"]["applied"] is not None)
-    seen = status()
+def test_it_sees_the_service_of_another_user(running):
+    until(lambda: status(running)["pools"][0]["tick"]["applied"] is not None)
+    seen = status(running)
     assert seen["pools"][0]["tick"]["applied"]["setting"]["levels"] == [["workers", 3]]
     assert seen["journal_error"] == ""
 
@@ -180,6 +189,57 @@ def test_reload_waits_and_keeps_the_process(running):
     until(lambda: running.shown("poolwright.service", "SubState") == "running")
     assert main_pid(running) == pid
     assert int(running.shown("poolwright.service", "NRestarts")) == 0
+
+
+def most(machine):
+    return status(machine)["pools"][0]["policy"]["knobs"][0]["upper"]
+
+
+def write_policy(machine, text):
+    machine.run("tee", POLICY_FILE, stdin=text)
+
+
+@pytest.fixture
+def unwatched(stopped):
+    """The unit running with `watch: false`."""
+    machine, file = stopped, "/etc/poolwright/poolwright.yaml"
+    machine.run("sed", "-i", "1a watch: false", file)
+    machine.run("systemctl", "start", "poolwright.service")
+    yield machine
+    machine.run("systemctl", "stop", "poolwright.service")
+    machine.run("sed", "-i", "/^watch:/d", file)
+    write_policy(machine, POLICY.format(most=64))
+
+
+def test_systemctl_reload_puts_an_edit_in_force_and_a_broken_one_changes_nothing(unwatched):
+    machine = unwatched
+    pid = main_pid(machine)
+    write_policy(machine, POLICY.format(most=32))
+    assert most(machine) == 64
+    machine.run("systemctl", "reload", "poolwright.service")
+    until(lambda: most(machine) == 32)
+    write_policy(machine, POLICY.format(most=32).replace("min:", "mim:"))
+    machine.run("systemctl", "reload", "poolwright.service")
+    until(lambda: status(machine)["policy_error"])
+    assert f"{POLICY_FILE}:5:13: " in status(machine)["policy_error"]
+    assert most(machine) == 32
+    assert f"{POLICY_FILE}:5:13: " in log(machine)
+    until(lambda: machine.shown("poolwright.service", "SubState") == "running")
+    write_policy(machine, POLICY.format(most=16))
+    machine.run("systemctl", "reload", "poolwright.service")
+    until(lambda: most(machine) == 16)
+    assert status(machine)["policy_error"] == ""
+    assert main_pid(machine) == pid
+    assert "knobs.workers.max: 32 -> 16" in log(machine)
+
+
+def test_an_edit_is_noticed_under_the_hardening(running):
+    write_policy(running, POLICY.format(most=48))
+    until(lambda: most(running) == 48)
+    until(lambda: running.shown("poolwright.service", "SubState") == "running")
+    write_policy(running, POLICY.format(most=64))
+    until(lambda: most(running) == 64)
+    assert "looked at every" not in log(running), "it was inotify that told"
 
 
 def test_kill_9_is_survived(running):

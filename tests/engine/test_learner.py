@@ -280,3 +280,53 @@ def test_the_control_process_stays_free_of_numpy():
     )
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+ANSWERS_WHEN_TOLD = """
+import sys, time
+from pathlib import Path
+from poolwright.learn.wire import Reply, decode_request, encode
+sys.path.insert(0, {support!r})
+import ticks
+for line in sys.stdin.buffer:
+    asked = decode_request(line)
+    while not Path({told!r} + str(asked.version)).exists():
+        time.sleep(0.01)
+    sys.stdout.buffer.write(encode(Reply(plan=ticks.plan(asked.version, 4))))
+    sys.stdout.buffer.flush()
+"""
+
+
+async def test_what_was_asked_under_another_policy_is_not_answered(tmp_path):
+    """The answer to a forgotten request is thrown away; the next request is answered."""
+    told = tmp_path / "told"
+    support = str(Path(__file__).parents[1] / "support")
+    command = script(tmp_path, ANSWERS_WHEN_TOLD.format(support=support, told=str(told)))
+    async with learning(command=command) as learner:
+        learner.submit("web", a_request(version=1))
+        await until(lambda: learner.pid is not None)
+        learner.forget("web")
+        learner.submit("web", a_request(version=2))
+        (tmp_path / "told1").touch()
+        (tmp_path / "told2").touch()
+        plan = await until(lambda: learner.take("web"))
+        assert plan.version == 2
+        learner.submit("web", a_request(version=3))
+        learner.submit("api", a_request(version=4))
+        learner.forget("api")
+        (tmp_path / "told3").touch()
+        assert (await until(lambda: learner.take("web"))).version == 3
+        assert learner.take("api") is None
+
+
+async def test_a_death_over_a_forgotten_request_is_no_failure_of_the_next(tmp_path):
+    told = tmp_path / "told"
+    text = "import sys, time\nfrom pathlib import Path\nsys.stdin.readline()\n"
+    text += f"while not Path({str(told)!r}).exists(): time.sleep(0.01)\nsys.exit(3)\n"
+    async with learning(command=script(tmp_path, text)) as learner:
+        learner.submit("web", a_request())
+        await until(lambda: learner.pid is not None)
+        learner.forget("web")
+        told.touch()
+        await until(lambda: learner.state is LearnerState.FAILED)
+        assert learner.failure("web") == ""

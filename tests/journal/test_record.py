@@ -14,6 +14,7 @@ from poolwright.core import model
 from poolwright.core.model import (
     Decision,
     Estimate,
+    Kept,
     Observation,
     Plan,
     Reading,
@@ -26,6 +27,8 @@ from poolwright.core.model import (
 from poolwright.core.policy import Policy
 from poolwright.core.sketch import Sketch, sketch_of
 from poolwright.journal import record
+from poolwright.journal.query import JournalReader
+from poolwright.journal.sqlite import SqliteJournal
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
@@ -80,6 +83,13 @@ def same(one, other):
     return type(one) is type(other) and repr(one) == repr(other)
 
 
+def _hold(tick):
+    return Decision(
+        tick=tick, phase=model.Phase.EXPLORE, action=model.Action.HOLD, setting=None, moves=False,
+        reason=model.Reason.MEASURING,
+    )  # fmt: skip
+
+
 TYPES = [
     kind
     for name, kind in vars(model).items()
@@ -116,6 +126,59 @@ def test_a_line_gives_back_the_tick_and_the_decision(tick, decision):
     )
 
 
+def every_field(kind, **but):
+    """Values of a type of which every field is drawn, also those with a default."""
+    return st.builds(kind, **{field.name: ... for field in fields(kind)} | but)
+
+
+# Without what is large and has a test of its own: plans, and the evidence of a FitRequest.
+TICKS = every_field(Tick, plan=st.none(), readings=st.lists(st.from_type(Reading), max_size=2))
+DECISIONS = every_field(Decision, fit_request=st.none())
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=SLOW)
+@given(life=st.lists(st.tuples(TICKS, DECISIONS), max_size=5))
+def test_any_life_is_read_back_from_a_journal_and_anything_kept_is_resumed(
+    life, tmp_path_factory, bench
+):
+    path = tmp_path_factory.mktemp("life") / "journal.db"
+    journal = SqliteJournal(path, batch_ticks=3)
+    run = journal.begin_run("web", bench.policy, Resume(), 1)
+    pairs = [
+        (replace(tick, index=i, readings=tuple(tick.readings)), replace(decision, tick=i))
+        for i, (tick, decision) in enumerate(life)
+    ]
+    kept = Kept()
+    for tick, decision in pairs:
+        journal.append(run, tick, decision)
+        kept = decision.kept or kept
+        assert same(journal.last_resume("web").kept, kept)
+    journal.close()
+    with JournalReader(path) as reader:
+        found = list(reader.steps(run))
+        assert same([s.tick for s in found], [tick for tick, _ in pairs])
+        wanted = [record.without_fit(decision) for _, decision in pairs]
+        assert same([s.decision for s in found], wanted)
+        rows = [row for row in reader.decisions_of_run(run) if "command" in row.kinds]
+        told = {row.tick: [(c["who"], c["why"]) for c in row.commands] for row in rows}
+        assert told == {
+            t.index: [(c.who, c.why) for c in t.commands] for t, _ in pairs if t.commands
+        }
+
+
+def test_a_value_that_its_sketch_tells_is_not_written_twice():
+    seen = sketch_of([0.1, 0.2, 0.3])
+    told = Reading(signal="latency_s", source="x", value=seen.mean, sketch=seen)
+    other = replace(told, value=0.25)
+    zero = replace(told, value=-0.0, sketch=sketch_of([0.0]))  # equal to the mean, and another
+    empty = replace(told, sketch=Sketch())
+    tick = Tick(index=1, mono_ns=1, wall_ns=1, readings=(told, other, zero, empty))
+    line = record.encode_line(tick, _hold(1), "")
+    written = [("value" in r) for r in msgspec.msgpack.decode(line)[0]["readings"]]
+    assert written == [False, True, True, True]
+    assert same(record.decode_line(line).tick, tick)
+
+
 def test_a_real_life_comes_back():
     for tick, decision in journal_life.steps(journal_life.lived()):
         step = record.decode_line(record.encode_line(tick, decision, ""))
@@ -147,10 +210,7 @@ def test_fields_of_a_later_release_are_ignored_and_absent_ones_take_their_defaul
 
 def test_an_unknown_member_makes_the_one_record_unreadable_and_nothing_else():
     tick = Tick(index=1, mono_ns=1, wall_ns=1)
-    decision = Decision(
-        tick=1, phase=model.Phase.EXPLORE, action=model.Action.HOLD, setting=None, moves=False,
-        reason=model.Reason.MEASURING,
-    )  # fmt: skip
+    decision = _hold(1)
     line = record.encode_line(tick, decision, "")
     later = line.replace(b"measuring", b"mooncycle")
     assert later != line
@@ -166,8 +226,14 @@ def test_damaged_bytes_are_refused(kind):
         record.decode(b'{"index": ', kind)
     with pytest.raises(record.UnknownRecord, match="damaged"):
         record.unsqueeze(b"not zlib", kind)
-    with pytest.raises(record.UnknownRecord):
-        record.unpack(record.pack([b"x"])[:-3])
+    for dictionary in (None, b"some words"):
+        whole = record.pack([b"x"], dictionary)
+        assert record.unpack(whole, dictionary) == [b"x"]
+        for blob in (whole[:-3], whole + b"x", b""):
+            with pytest.raises(record.UnknownRecord, match="damaged"):
+                record.unpack(blob, dictionary)
+    with pytest.raises(record.UnknownRecord, match="damaged"):
+        record.unpack(whole, b"other words")
 
 
 def test_a_chain_feels_every_part():

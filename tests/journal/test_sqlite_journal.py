@@ -9,9 +9,22 @@ import journal_life
 import pytest
 
 from poolwright.core.errors import PlantFault
-from poolwright.core.model import Actuation, ActuationStatus, Applied, Phase, Resume, setting
+from poolwright.core.model import (
+    Actuation,
+    ActuationStatus,
+    Advice,
+    Applied,
+    Command,
+    CommandKind,
+    Holdout,
+    Kept,
+    Phase,
+    Resume,
+    setting,
+)
+from poolwright.core.policy import Override
 from poolwright.journal import record, schema
-from poolwright.journal.query import JournalReader
+from poolwright.journal.query import KINDS, JournalReader
 from poolwright.journal.sqlite import SqliteJournal
 from poolwright.journal.verify import verify
 
@@ -134,7 +147,7 @@ def test_an_older_schema_is_migrated_with_what_it_holds(path, bench, monkeypatch
     monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, step))
     SqliteJournal(path).close()
     db = sqlite3.connect(path)
-    assert db.execute("PRAGMA user_version").fetchone() == (2,)
+    assert db.execute("PRAGMA user_version").fetchone() == (len(schema.MIGRATIONS),)
     assert db.execute("SELECT host FROM runs").fetchall() == [("here",)]
     db.close()
     with JournalReader(path) as reader:
@@ -265,7 +278,73 @@ def test_phase_changes_and_new_trips_get_a_row_and_lasting_ones_do_not(path, jou
         journal.append(run, replace(tick, index=i), replace(kind, tick=i))
     journal.flush()
     with JournalReader(path) as reader:
-        assert [row.tick for row in reader.decisions("web")] == [0, 2, 4]
+        assert [(row.tick, *row.kinds) for row in reader.decisions("web")] == [
+            (0, "phase"), (2, "guard"), (4, "guard")
+        ]  # fmt: skip
+
+
+def test_a_row_says_what_it_is_notable_for(path, journal, bench):
+    run = journal.begin_run("web", bench.policy, Resume(baseline=setting(workers=4)), WALL)
+    tick, decision = next(journal_life.steps(bench))
+    plain = replace(decision, moves=False, events=(), observation=None, phase=Phase.EXPLORE)
+    one = Advice(
+        id="a1", setting=setting(workers=5), replaces=setting(workers=4), gain=None, p_safe=None,
+        reason=decision.reason,
+    )  # fmt: skip
+    held = Holdout(
+        baseline=setting(workers=4), tuned=setting(workers=5), load_rps=9.0, gain_ratio=0.1,
+        breached=False, closed_tick=5,
+    )  # fmt: skip
+    pin = Command(kind=CommandKind.PIN, who="ana", why="launch", setting=setting(workers=9))
+    launch = Override(reason="launch", freeze=True)
+    life = [
+        (tick, plain),
+        (tick, replace(plain, advice=one)),
+        (tick, replace(plain, advice=one)),  # the same advice is no news
+        (tick, plain),
+        (tick, replace(plain, advice=one)),
+        (tick, replace(plain, advice=replace(one, id="b2"))),
+        (replace(tick, commands=(pin,)), replace(plain, moves=True)),
+        (tick, replace(plain, holdout=held)),
+        (replace(tick, overrides=(launch,)), plain),
+        (replace(tick, overrides=(launch,)), plain),
+        (replace(tick, quiet="daily 09:00-10:00 UTC"), plain),
+        (replace(tick, quiet="daily 09:00-10:00 UTC"), replace(plain, kept=Kept())),
+    ]
+    for i, (seen, decided) in enumerate(life):
+        journal.append(run, replace(seen, index=i), replace(decided, tick=i))
+    journal.flush()
+    with JournalReader(path) as reader:
+        rows = reader.decisions("web")
+        assert {row.tick: row.kinds for row in rows} == {
+            0: ("phase",), 1: ("advice",), 5: ("advice",), 6: ("move", "command"),
+            7: ("holdout",), 8: ("policy",), 10: ("policy",), 11: (),
+        }  # fmt: skip
+        for kind in KINDS:
+            wanted = [row for row in rows if kind in row.kinds]
+            assert reader.decisions(kind=kind) == wanted
+        (asked,) = reader.decisions(kind="command")[0].commands
+        assert (asked["kind"], asked["who"], asked["why"]) == ("pin", "ana", "launch")
+        assert verify(reader).damage == ()
+
+
+def test_batches_after_the_first_are_told_in_the_words_of_the_first(path, bench):
+    journal = SqliteJournal(path, batch_ticks=5)
+    run = journal_life.write(journal, bench)
+    journal.close()
+    db = sqlite3.connect(path)
+    blobs = [row[0] for row in db.execute("SELECT blob FROM batches WHERE run = ?", (run,))]
+    alone = [record.pack(record.unpack(blobs[0]))]
+    with JournalReader(path) as reader:
+        words = reader.dictionary(run)
+        alone += [record.pack(record.unpack(blob, words)) for blob in blobs[1:]]
+        assert verify(reader).damage == ()
+    assert sum(map(len, blobs)) < 0.85 * sum(map(len, alone))
+    db.execute("UPDATE runs SET dictionary = x'00'")
+    db.commit()
+    db.close()
+    with JournalReader(path) as reader:
+        assert "damaged batch" in " / ".join(verify(reader).damage)
 
 
 def test_readers_see_whole_moments_while_a_writer_writes(path, bench):

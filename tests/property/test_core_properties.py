@@ -11,7 +11,6 @@ from poolwright.core.controller import Controller
 from poolwright.core.derive import compose
 from poolwright.core.envelope import fit, violations
 from poolwright.core.evidence import CAPACITY, EvidenceStore
-from poolwright.core.guard import memory_allows
 from poolwright.core.model import (
     ActuationStatus,
     Command,
@@ -23,7 +22,6 @@ from poolwright.core.model import (
 )
 from poolwright.core.phase import TRANSITIONS, Event, after
 from poolwright.core.policy import Knob, Mode
-from poolwright.core.sample import Sample
 from poolwright.core.sketch import RELATIVE_ERROR, merged, sketch_of
 
 LATENCIES = st.lists(st.floats(1e-6, 1e4), min_size=1, max_size=200)
@@ -68,19 +66,6 @@ def test_the_envelope_keeps_bounds_lattice_and_slew(current, wanted, slew, step,
             assert found.setting == start
     if found.setting["workers"] != wanted:
         assert found.clamps
-
-
-@given(st.integers(1, 32), st.integers(1, 64), st.floats(0, 1e10), st.floats(1e6, 1e9))
-def test_the_memory_forecast_never_allows_what_would_not_fit(applied, wanted, used, own):
-    sample = Sample(
-        tick=0, dt_s=1.0, host_memory_used_bytes=used, memory_limit_bytes=8e9, memory_bytes=own
-    )
-    rule = policy()
-    allowed = memory_allows(sample, rule, applied, wanted)
-    assert allowed <= wanted
-    if allowed > applied:
-        forecast = used + (allowed - applied) * own / applied
-        assert forecast <= rule.guard.memory_ratio * 8e9 * (1 + 1e-9)
 
 
 OBSERVED = st.builds(

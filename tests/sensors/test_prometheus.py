@@ -243,6 +243,23 @@ async def test_a_native_histogram_is_refused_by_name():
 GAUGE = Signals(memory=Source(gauge="m"))
 
 
+async def test_connections_of_a_database_and_how_many_it_accepts_are_two_gauges():
+    database = Signals(
+        connections=Source(gauge="pg_stat_activity_count"),
+        connections_limit=Source(gauge="pg_settings_max_connections"),
+    )
+    page = 'pg_stat_activity_count{state="%s"} %d\n'
+    async with scraping(database) as (site, read):
+        site.answer(page % ("active", 7) + page % ("idle", 13) + "pg_settings_max_connections 100")
+        cut = await read(1)
+        site.answer(
+            page % ("active", 7) + page % ("idle", 13) + "pg_settings_max_connections 100\n"
+        )
+        seen = await read(2)
+    assert {r.status for r in cut.values()} == {Status.ERROR}
+    assert {n: r.value for n, r in seen.items()} == {"connections": 20, "connections_limit": 100}
+
+
 @pytest.mark.parametrize("value", ["NaN", "+Inf", "-5", "9" * 400, '1e308\nm{a="1"} 1e308'])
 async def test_a_gauge_that_is_no_amount_is_an_error(value):
     async with scraping(GAUGE) as (site, read):

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import ticks as make
 
-from poolwright.core.model import Actuation, ActuationStatus, Resume
+from poolwright.core.controller import Controller
+from poolwright.core.model import Actuation, ActuationStatus, Resume, Tick
 from poolwright.journal.sqlite import SqliteJournal
 
 WALL_NS = 1_789_000_000_000_000_000
@@ -44,3 +45,51 @@ def write(journal: SqliteJournal, bench, pool="web", resume=None, *, end=True, s
 def lived(workers=4, resume=None):
     """A bench after `live`."""
     return live(make.Bench(workers=workers, resume=resume))
+
+
+def simulated(policy, ticks, *, seed=1, workers=4, resume=None, load_rps=lambda _: 40.0, **given):
+    """The (tick, decision) pairs of the real core on the simulated plant, with real plans.
+
+    A plan arrives two ticks after it was asked for. `load_rps` and every further keyword, a field
+    of Tick, are functions of the tick's index.
+    """
+    from poolwright.learn.plan import make_plan
+    from poolwright.sim.plant import Plant, PlantShape
+
+    plant = Plant(PlantShape(), workers, seed)
+    controller = Controller(policy, resume)
+    plans, actuation = {}, None
+    for index in range(ticks):
+        readings = plant.tick(load_rps(index), policy.cadence_s)
+        elapsed_ns = round((index + 1) * policy.cadence_s * 1e9)
+        tick = Tick(
+            index=index,
+            mono_ns=elapsed_ns,
+            wall_ns=WALL_NS + elapsed_ns,
+            readings=readings,
+            applied=plant.applied(),
+            actuation=actuation,
+            plan=plans.pop(index, None),
+            **{name: of(index) for name, of in given.items()},
+        )
+        decision = controller.step(tick)
+        actuation = None
+        if decision.moves:
+            plant.resize(decision.setting["workers"])
+            done = ActuationStatus.APPLIED
+            actuation = Actuation(decision_tick=index, status=done, took_s=0.5)
+        if decision.fit_request is not None:
+            plans[index + 2] = make_plan(decision.fit_request)
+        yield tick, decision
+
+
+def keep(journal: SqliteJournal, pairs, policy, pool="web", resume=None, *, end=True):
+    """Journal pairs as the engine does; the run's id. Without `end` the last intent stays open."""
+    run = journal.begin_run(pool, policy, resume or Resume(), WALL_NS)
+    for tick, decision in pairs:
+        if tick.actuation is not None:
+            journal.close_intent(run, tick.actuation, tick.wall_ns)
+        journal.append(run, tick, decision)
+    if end:
+        journal.end_run(run, "stopped", tick.wall_ns)
+    return run

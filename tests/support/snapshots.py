@@ -6,13 +6,17 @@ from poolwright.core.model import (
     Action,
     Actuation,
     ActuationStatus,
+    Advice,
     Applied,
+    Benefit,
     Candidate,
     Clamp,
     ClampKind,
     Context,
     Decision,
     Estimate,
+    Holdout,
+    Kept,
     Observation,
     Phase,
     Plan,
@@ -26,7 +30,7 @@ from poolwright.core.model import (
     Verdict,
     setting,
 )
-from poolwright.core.policy import Knob, Mode, Policy, Slo
+from poolwright.core.policy import Knob, Mode, Override, Policy, Slo
 from poolwright.core.sample import Sample
 from poolwright.core.sketch import sketch_of
 from poolwright.engine.snapshot import LearnerState, PoolSnapshot, Recent, Snapshot
@@ -239,12 +243,57 @@ def applied(decision_tick: int = 412, **changes: object) -> Actuation:
     return replace(whole, **changes)
 
 
+def advice(**changes: object) -> Advice:
+    """From five workers to four, for 12 % ± 8 %."""
+    whole = Advice(
+        id="5fbb3e2a",
+        setting=setting(workers=4),
+        replaces=setting(workers=5),
+        gain=Estimate(mean=0.12, std=0.04),
+        p_safe=0.97,
+        reason=Reason.BEST_KNOWN,
+    )
+    return replace(whole, **changes)
+
+
+def override(**changes: object) -> Override:
+    """A pin that somebody wrote into the policy, until New Year."""
+    whole = Override(
+        reason="launch day", pin=(("workers", 12),), until_wall_ns=1_798_761_600_000_000_000
+    )
+    return replace(whole, **changes)
+
+
+def holdout(**changes: object) -> Holdout:
+    """A comparison that tuning has won."""
+    whole = Holdout(
+        baseline=setting(workers=5),
+        tuned=setting(workers=4),
+        load_rps=48.0,
+        gain_ratio=0.08,
+        breached=False,
+        closed_tick=412,
+    )
+    return replace(whole, **changes)
+
+
+# What the core says of its budgets in every decision.
+BUDGETS = (
+    ("probes_left", 12.3),
+    ("probe_seconds_left", 90.0),
+    ("slo_seconds_left", 700.0),
+    ("burn_short", 0.4),
+    ("burn_long", 0.1),
+)
+
+
 COUNTERS = (
     ("ticks", 412),
     ("late_ticks", 2),
     ("moves", 9),
     ("probes", 6),
     ("retreats", 1),
+    ("holdouts", 2),
     ("windows", 12),
     ("fits", 7),
     ("fit_failures", 1),
@@ -301,6 +350,37 @@ def pool_snapshot(pool: str = "web", **changes: object) -> PoolSnapshot:
     return replace(whole, **changes)
 
 
+def busy_pool(pool: str = "web", **changes: object) -> PoolSnapshot:
+    """A pool of which everything that people can ask for stands at once."""
+    decision = hold(
+        412, advice=advice(), evidence=BUDGETS, phase=Phase.EXPLORE, reason=Reason.BEST_KNOWN
+    )
+    whole = pool_snapshot(
+        pool,
+        policy=replace(POLICY, mode=Mode.RECOMMEND, sources=("balanced.yaml", "10-site.yaml")),
+        tick=tick(
+            overrides=(
+                override(),
+                override(pin=(), freeze=True, until_wall_ns=None, reason="audit"),
+                override(pin=(), bounds=(("workers", 4, 8),), reason="small host"),
+            ),
+            quiet="Mon-Fri 09:00-10:00 Europe/Berlin",
+            may_probe=False,
+            rival="mail",
+            room_bytes=1.2e9,
+            room_cores=0.7,
+        ),
+        decision=decision,
+        benefit=Benefit(mean=0.08, lower=0.03, upper=0.13, count=6),
+        kept=Kept(
+            pin=setting(workers=5),
+            pin_until_wall_ns=1_798_761_600_000_000_000,
+            pin_why="ann (pid 7): launch day",
+        ),
+    )
+    return replace(whole, **changes)
+
+
 def blind_pool(pool: str = "web") -> PoolSnapshot:
     """A pool of which nothing was ever seen."""
     return pool_snapshot(
@@ -318,9 +398,9 @@ def blind_pool(pool: str = "web") -> PoolSnapshot:
     )
 
 
-def snapshot(*pools: PoolSnapshot, journal_error: str = "") -> Snapshot:
+def snapshot(*pools: PoolSnapshot, journal_error: str = "", **changes: object) -> Snapshot:
     """The daemon after one slot; without pools: one that is well."""
-    return Snapshot(
+    whole = Snapshot(
         version="0.1.0",
         started_wall_ns=WALL_NS,
         wall_ns=WALL_NS + 412 * 1_000_000_000,
@@ -328,6 +408,7 @@ def snapshot(*pools: PoolSnapshot, journal_error: str = "") -> Snapshot:
         journal_error=journal_error,
         pools=pools or (pool_snapshot(),),
     )
+    return replace(whole, **changes)
 
 
 def at(workers: int) -> Setting:

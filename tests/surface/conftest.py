@@ -21,9 +21,16 @@ class World:
         self.mono_ns = self.snapshot.pools[0].tick.mono_ns
         self.commands = []
 
+        self.refusal = ""
+
     def command(self, pool, command):
+        if pool != "web":
+            raise KeyError(pool)
         self.commands.append((pool, command))
-        return pool == "web"
+        return self.refusal
+
+    def latest(self):
+        return self.snapshot
 
 
 @pytest.fixture

@@ -14,14 +14,16 @@ from poolwright.core.model import (
     ClampKind,
     Command,
     CommandKind,
+    Estimate,
+    Kept,
     Phase,
     Reason,
     Verdict,
 )
-from poolwright.core.policy import Knob, Mode
+from poolwright.core.policy import Knob, Mode, Override, Relation
 from poolwright.core.reasons import REASONS
 from poolwright.surface.explain import Story, clamp_text, explain, text
-from poolwright.surface.words import ACTIONS, VERDICTS, name, number, seconds
+from poolwright.surface.words import VERDICTS, did, name, number, seconds
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "explain"
 
@@ -56,28 +58,191 @@ HOLD = Story(
     policy=replace(make.POLICY, mode=Mode.OBSERVE),
     tick=make.tick(3, applied=None, readings=(), fault="no process 4711"),
 )
-ADVICE = replace(
-    PROBE,
-    decision=make.probe(
-        action=Action.HOLD, setting=make.at(5), moves=False, advice=make.at(4), observation=None
-    ),
-    policy=replace(make.POLICY, mode=Mode.RECOMMEND),
-    actuation=None,
-    after=None,
+
+
+ANN = "ann (pid 7)"
+P99 = tuple(
+    replace(c, predictions=tuple(r for r in c.predictions if r[0] == "latency_p99_s"))
+    for c in make.CANDIDATES[1:3]
 )
+BRIEF = replace(make.plan(), candidates=P99, schedule=())  # five workers, and four to be tried
+
+
+def asked(kind, **more):
+    return Command(kind=kind, who=ANN, why="launch day", **more)
+
+
+def story(decision, *, mode=Mode.AUTO, at=5, **tick):
+    """A decision in the presence of BRIEF; `tick` are fields of its Tick."""
+    applied = replace(make.tick().applied, setting=make.at(at))
+    return Story(
+        pool="web",
+        wall_ns=make.tick().wall_ns,
+        decision=replace(decision, observation=None, evidence=make.BUDGETS),
+        policy=replace(make.POLICY, mode=mode),
+        tick=make.tick(applied=applied, **tick),
+        plan=BRIEF,
+        actuation=make.applied() if decision.moves else None,
+    )
+
+
+def held(reason, **more):
+    return make.hold(412, reason=reason, **more)
+
+
+def moved(action, reason, workers, **more):
+    return make.hold(
+        412, action=action, reason=reason, setting=make.at(workers), moves=True, **more
+    )
+
+
+UNTIL_NS = make.override().until_wall_ns
+PIN = Kept(pin=make.at(12), pin_until_wall_ns=UNTIL_NS, pin_why=f"{ANN}: launch day")
+STORIES = {
+    "advice": (
+        story(
+            held(Reason.SCHEDULE, action=Action.TRACK, advice=make.advice(reason=Reason.SCHEDULE)),
+            mode=Mode.RECOMMEND,
+        ),
+        None,
+    ),
+    "advice_stands": (
+        story(
+            held(Reason.MEASURING, advice=make.advice(gain=None, p_safe=None)), mode=Mode.RECOMMEND
+        ),
+        None,
+    ),
+    "approved": (
+        story(
+            moved(
+                Action.TRACK,
+                Reason.APPROVED,
+                4,
+                events=("advice 5fbb3e2a (workers=4) approved by ann (pid 7): launch day",),
+            ),
+            mode=Mode.RECOMMEND,
+            commands=(asked(CommandKind.APPROVE, advice_id="5fbb3e2a"),),
+        ),
+        None,
+    ),
+    "pinned": (
+        story(
+            moved(
+                Action.TRACK,
+                Reason.PINNED,
+                9,
+                kept=PIN,
+                detail=PIN.pin_why,
+                clamps=(Clamp(kind=ClampKind.SLEW, knob="workers", wanted=12, allowed=9),),
+                events=("pinned to workers=12 by ann (pid 7): launch day",),
+            ),
+            commands=(asked(CommandKind.PIN, setting=make.at(12), until_wall_ns=UNTIL_NS),),
+        ),
+        make.at(4),
+    ),
+    "policy_pins": (
+        story(
+            moved(Action.TRACK, Reason.PINNED, 12, detail="launch day"),
+            overrides=(make.override(),),
+        ),
+        make.at(5),
+    ),
+    "frozen": (
+        story(
+            held(Reason.FROZEN, detail="audit"),
+            overrides=(Override(reason="audit", freeze=True),),
+        ),
+        make.at(4),
+    ),
+    "rolled_back": (
+        story(
+            moved(
+                Action.RETREAT,
+                Reason.ROLLED_BACK,
+                5,
+                phase=Phase.PAUSED,
+                events=("rolling back to workers=5 by ann (pid 7): launch day",),
+            ),
+            at=4,
+            commands=(asked(CommandKind.ROLLBACK, setting=make.at(5)),),
+        ),
+        None,
+    ),
+    "holdout": (
+        story(
+            moved(
+                Action.COMPARE,
+                Reason.HOLDOUT,
+                5,
+                phase=Phase.CONVERGED,
+                probing=True,
+                events=("comparing with the baseline, workers=5",),
+            ),
+            at=4,
+        ),
+        None,
+    ),
+    "holdout_ended": (
+        story(
+            moved(
+                Action.RETREAT,
+                Reason.SLO_BREACH,
+                4,
+                phase=Phase.COOLDOWN,
+                holdout=make.holdout(breached=True),
+                guard_trips=(Reason.SLO_BREACH,),
+            ),
+        ),
+        None,
+    ),
+    "relief": (story(moved(Action.TRACK, Reason.RELIEF, 4)), None),
+    "quiet": (
+        story(held(Reason.QUIET_TIME), quiet="Mon-Fri 09:00-10:00 Europe/Berlin"),
+        make.at(4),
+    ),
+    "host_busy": (
+        story(held(Reason.HOST_BUSY, asks_probe=True), may_probe=False, rival="mail"),
+        make.at(4),
+    ),
+    "budget_burns": (story(held(Reason.BUDGET_BURNS)), make.at(4)),
+    "slow_dependency": (
+        story(held(Reason.SLOW_DEPENDENCY, guard_trips=(Reason.SLO_BREACH,))),
+        None,
+    ),
+    "load_fell": (story(held(Reason.LOAD_FELL, detail="workers=4 waits for 1700 s")), None),
+    "no_benefit": (
+        story(
+            moved(
+                Action.RESTORE,
+                Reason.NO_BENEFIT,
+                5,
+                phase=Phase.STOOD_DOWN,
+                holdout=make.holdout(gain_ratio=-0.01),
+                events=("converged -> stood_down: no gain in 6 comparisons",),
+            ),
+            at=4,
+        ),
+        None,
+    ),
+}
 
 
 @pytest.mark.parametrize(
-    ("file", "story", "why_not"),
+    ("file", "told", "why_not"),
     [
         ("probe", PROBE, make.at(3)),
         ("retreat", RETREAT, make.at(99)),
         ("hold", HOLD, make.at(6)),
-        ("advice", ADVICE, None),
+        *((file, told, why_not) for file, (told, why_not) in STORIES.items()),
     ],
 )
-def test_golden(file, story, why_not):
-    assert text(explain(story, why_not)) + "\n" == (GOLDEN / f"{file}.txt").read_text()
+def test_golden(file, told, why_not):
+    assert text(explain(told, why_not)) + "\n" == (GOLDEN / f"{file}.txt").read_text()
+
+
+def test_every_golden_text_is_of_a_story():
+    files = {path.stem for path in GOLDEN.glob("*.txt")}
+    assert files == {"probe", "retreat", "hold", *STORIES}
 
 
 def section(story, title, why_not=None):
@@ -164,9 +329,11 @@ def test_a_long_row_of_one_verdict_is_folded_but_never_the_taken_one():
 
 def test_commands_and_their_reasons_are_told():
     tick = make.tick(commands=(Command(kind=CommandKind.PAUSE, who="ann (pid 7)", why="deploy"),))
-    assert "ann (pid 7) asked to pause: deploy" in section(
-        replace(PROBE, tick=tick), "What was seen"
-    )
+    assert section(replace(PROBE, tick=tick), "What else had a say") == [
+        "ann (pid 7) asked to pause: deploy"
+    ]
+    assert section(PROBE, "What else had a say") is None
+    assert section(replace(PROBE, tick=None), "What else had a say") is None
 
 
 @pytest.mark.parametrize("kind", list(ClampKind))
@@ -178,9 +345,52 @@ def test_every_clamp_has_words(kind):
 @pytest.mark.parametrize("reason", list(Reason))
 @pytest.mark.parametrize("action", list(Action))
 def test_every_decision_can_be_explained(action, reason):
-    said = text(explain(replace(PROBE, decision=make.probe(action=action, reason=reason))))
+    decision = make.probe(action=action, reason=reason)
+    said = text(explain(replace(PROBE, decision=decision)))
     assert f"because {REASONS[reason]}" in said
-    assert f"web {ACTIONS[action]} workers=4" in said
+    assert f"web {did(decision)} workers=4" in said
+
+
+@pytest.mark.parametrize(
+    ("action", "reason", "moves", "said"),
+    [
+        (Action.TRACK, Reason.SCHEDULE, True, "followed the plan to"),
+        (Action.TRACK, Reason.QUEUEING, True, "moved to"),
+        (Action.TRACK, Reason.APPROVED, True, "moved to"),
+        (Action.COMPARE, Reason.HOLDOUT, True, "moved for a comparison to"),
+        (Action.PROBE, Reason.EXPECTED_GAIN, False, "held"),
+    ],
+)
+def test_only_what_was_planned_and_done_is_told_as_that(action, reason, moves, said):
+    advice = None if moves else make.advice()
+    assert did(make.probe(action=action, reason=reason, moves=moves, advice=advice)) == said
+
+
+def test_why_not_names_the_operators_word_before_the_models():
+    policy = replace(
+        make.POLICY,
+        relations=(Relation(text="workers * 2 <= 20", terms=((2, ("workers",)), (-20, ()))),),
+    )
+    narrow = make.override(pin=(), bounds=(("workers", 4, 8),), reason="small host")
+    told = replace(PROBE, policy=policy, tick=make.tick(overrides=(narrow,)))
+    assert section(told, "Why not", make.at(60)) == [
+        "the policy asks for workers * 2 <= 20",
+        "the policy overrides: workers within 4..8 until 2027-01-01 00:00:00 UTC: small host",
+    ]
+    assert section(told, "Why not", make.at(6))[0].startswith("workers=6: safe, but")
+
+
+def test_a_quantile_of_the_policys_own_is_told():
+    seen = make.observation(5, 0.161)
+    more = replace(seen, responses=(("latency_p99.9_s", Estimate(mean=0.3, std=0.02)),))
+    told = section(replace(PROBE, decision=make.probe(observation=more)), "What was seen")
+    assert "  latency p99.9 300 ms ± 20 ms" in told
+
+
+@pytest.mark.parametrize("story_of", ["quiet", "host_busy", "budget_burns"])
+def test_why_not_a_probe_that_was_worth_it_says_what_forbade_it(story_of):
+    told, why_not = STORIES[story_of]
+    assert f"not tried now: {REASONS[told.decision.reason]}" in section(told, "Why not", why_not)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +398,9 @@ def test_every_decision_can_be_explained(action, reason):
     [
         ("latency_p99_s", 0.1234, "123 ms"),
         ("settle_s", 3.0, "3 s"),
-        ("probe_seconds_left", 1234.5, "1234.5"),
+        ("probe_seconds_left", 1234.5, "20.6 min"),
+        ("probes_left", 12.34, "12.3"),
+        ("burn_short", 0.4, "0.4"),
         ("age_s", 600.0, "10 min"),
         ("load_rps", 48.25, "48.2/s"),
         ("error_ratio", 0.0123, "1.23 %"),

@@ -10,6 +10,7 @@ from asking import Client
 
 from poolwright.core.errors import PlantFault
 from poolwright.engine.snapshot import PoolSnapshot, Snapshot
+from poolwright.surface.asked import BODIES
 from poolwright.surface.http import Surface, host_port
 from poolwright.surface.server import MOST_CONNECTIONS, MOST_HEAD_BYTES
 
@@ -43,9 +44,18 @@ async def test_tcp_is_read_only(client, world, path, method):
     assert world.commands == []
 
 
-@pytest.mark.parametrize(
-    "path", ["/nope", "/metrics/", "/api/v1", "/v1/pools/web/pause", "/%2e%2e/etc/passwd"]
-)
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE"])
+@pytest.mark.parametrize("what", [*BODIES, "restore", "advice"])
+async def test_no_command_can_be_asked_over_tcp(client, world, method, what):
+    for path in (f"/v1/pools/web/{what}", f"/api/v1/pools/web/{what}"):
+        answer = await client.request(method, path)
+        assert answer.status == 404
+    answer = await client.request(method, f"/api/v1/status/web/{what}")
+    assert answer.status == 404
+    assert world.commands == []
+
+
+@pytest.mark.parametrize("path", ["/nope", "/metrics/", "/api/v1", "/%2e%2e/etc/passwd"])
 async def test_everything_else_is_not_found(client, path):
     assert (await got(client, path))[0] == 404
 
@@ -108,7 +118,7 @@ async def test_the_status_is_the_whole_snapshot(client, world):
 async def test_the_page_runs_no_script_and_escapes(client, world):
     world.snapshot = make.snapshot(
         make.pool_snapshot(
-            "<script>x</script>", decision=make.hold(detail="<img src=x>", advice=make.at(4))
+            "<script>x</script>", decision=make.hold(detail="<img src=x>", advice=make.advice())
         ),
         journal_error="<b>disk</b> full",
     )
@@ -119,6 +129,23 @@ async def test_the_page_runs_no_script_and_escapes(client, world):
     assert 'href="/api/v1/status/%3Cscript%3Ex%3C%2Fscript%3E"' in text
     assert "journal: &lt;b&gt;disk&lt;/b&gt; full" in text
     assert "measuring this setting: &lt;img src=x&gt; (advice: workers=4)" in text
+
+
+async def test_the_page_tells_what_stands_and_what_is_refused(client, world):
+    world.snapshot = make.snapshot(
+        make.busy_pool(), policy_error="10-site.yaml:3:5: workers: min 9 > max 4"
+    )
+    _, text = await got(client, "/")
+    for said in (
+        "<li>the policy on disk is refused and the one before stays in force: 10-site.yaml:3:5",
+        "expected gain 12 % ± 7.8 % (95 %), P(safe) 0.97",
+        "poolwright approve web 5fbb3e2a",
+        "override</dt>",
+        "Mon-Fri 09:00-10:00 Europe/Berlin",
+        "8 % (95 %: 3 % to 13 %), from 6 comparisons with the baseline",
+        "from balanced.yaml, 10-site.yaml",
+    ):
+        assert said in text, said
 
 
 async def test_big_requests_are_refused(client):

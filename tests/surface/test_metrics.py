@@ -10,10 +10,11 @@ from prometheus_client import REGISTRY
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from poolwright.core.model import Phase, Reading, Status
+from poolwright.core.model import Benefit, Estimate, Kept, Phase, Reading, Status
 from poolwright.core.sample import Sample
 from poolwright.engine.snapshot import LearnerState, Recent
-from poolwright.surface.metrics import Exposition, predictions
+from poolwright.surface.metrics import Exposition
+from poolwright.surface.pool_metrics import predictions
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 
@@ -45,7 +46,8 @@ def names(snapshot):
 def test_promtool_finds_nothing_to_say():
     promtool = shutil.which("promtool")
     assert promtool, "promtool is missing: apt-get install -y --no-install-recommends prometheus"
-    text = rendered(make.snapshot(make.pool_snapshot("web"), make.blind_pool("mail")))
+    pools = (make.pool_snapshot("web"), make.blind_pool("mail"), make.busy_pool("api"))
+    text = rendered(make.snapshot(*pools, reloads=(("applied", 2), ("refused", 1))))
     done = subprocess.run(
         [promtool, "check", "metrics"], input=text, text=True, capture_output=True, check=False
     )
@@ -123,6 +125,96 @@ def test_what_is_known_is_told(name, labels, expected):
     assert one(make.snapshot(), name, **labels) == pytest.approx(expected)
 
 
+API = {"pool": "api"}
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "expected"),
+    [
+        ("policy_valid", {}, 0),
+        ("policy_reloads_total", {"result": "applied"}, 2),
+        ("policy_reloads_total", {"result": "refused"}, 1),
+        ("advice_level", {**API, "knob": "workers"}, 4),
+        ("advice_gain_ratio", API, 0.12),
+        ("advice_gain_error_ratio", API, 0.04),
+        ("advice_safe_probability", API, 0.97),
+        ("pinned", API, 1),
+        ("overrides_active", {**API, "kind": "pin"}, 1),
+        ("overrides_active", {**API, "kind": "freeze"}, 1),
+        ("overrides_active", {**API, "kind": "bounds"}, 1),
+        ("quiet", API, 1),
+        ("budget_remaining", {**API, "budget": "probes"}, 12.3),
+        ("budget_remaining", {**API, "budget": "seconds"}, 90),
+        ("budget_remaining", {**API, "budget": "slo_seconds"}, 700),
+        ("slo_burn_rate", {**API, "window": "short"}, 0.4),
+        ("slo_burn_rate", {**API, "window": "long"}, 0.1),
+        ("benefit_ratio", API, 0.08),
+        ("benefit_lower_ratio", API, 0.03),
+        ("benefit_upper_ratio", API, 0.13),
+        ("benefit_comparisons", API, 6),
+        ("holdouts_total", API, 2),
+        ("pool_phase", {**API, "phase": "stood_down"}, 0),
+    ],
+)
+def test_what_people_ask_of_a_pool_is_told(name, labels, expected):
+    reloads = (("applied", 2), ("refused", 1))
+    snapshot = make.snapshot(make.busy_pool("api"), policy_error="a.yaml:1:1", reloads=reloads)
+    assert one(snapshot, name, **labels) == pytest.approx(expected)
+
+
+def test_what_nobody_asked_is_zero_and_what_nobody_knows_is_absent():
+    well = make.snapshot()
+    assert one(well, "policy_valid") == 1
+    assert one(well, "pinned", pool="web") == 0
+    assert one(well, "quiet", pool="web") == 0
+    assert one(well, "overrides_active", pool="web", kind="freeze") == 0
+    told = names(well)
+    for name in (
+        "advice_level", "advice_gain_ratio", "advice_gain_error_ratio", "advice_safe_probability",
+        "budget_remaining", "slo_burn_rate", "benefit_ratio", "benefit_comparisons",
+        "policy_reloads_total",
+    ):  # fmt: skip
+        assert f"poolwright_{name}" not in told
+
+
+def test_an_advice_of_unknown_gain_and_a_benefit_without_interval_leave_that_out():
+    pool = make.busy_pool(
+        decision=make.hold(advice=make.advice(gain=None, p_safe=None)),
+        benefit=Benefit(mean=0.08, lower=None, upper=None, count=1),
+    )
+    told = names(make.snapshot(pool))
+    assert {"poolwright_advice_level", "poolwright_benefit_ratio"} <= told
+    for name in ("advice_gain_ratio", "advice_safe_probability", "benefit_lower_ratio"):
+        assert f"poolwright_{name}" not in told
+
+
+def test_a_pin_of_an_operator_and_one_of_the_policy_both_count():
+    by_hand = make.pool_snapshot("a", kept=Kept(pin=make.at(5)))
+    written = make.pool_snapshot("b", tick=make.tick(overrides=(make.override(),)))
+    frozen = make.pool_snapshot(
+        "c", tick=make.tick(overrides=(make.override(pin=(), freeze=True),))
+    )
+    seen = make.snapshot(by_hand, written, frozen)
+    assert [one(seen, "pinned", pool=pool) for pool in "abc"] == [1, 1, 0]
+
+
+def test_a_counter_that_has_not_counted_yet_is_zero():
+    fresh = make.snapshot(make.pool_snapshot(counters=(("ticks", 1),)))
+    assert one(fresh, "fit_failures_total", pool="web") == 0
+
+
+def test_predictions_of_the_policys_own_quantile_and_of_cost_are_told():
+    own = (
+        ("cost_per_hour", Estimate(mean=0.4, std=0.01)),
+        ("latency_p99.9_s", Estimate(mean=0.3, std=0.02)),
+    )
+    pool = make.pool_snapshot()
+    rows = tuple(replace(row, predictions=own) for row in pool.plan.schedule)
+    seen = make.snapshot(replace(pool, plan=replace(pool.plan, schedule=rows)))
+    assert one(seen, "predicted_latency_seconds", pool="web", percentile="99.9") == 0.3
+    assert one(seen, "predicted_cost_per_hour", pool="web") == 0.4
+
+
 def test_every_counter_of_the_snapshot_is_told():
     told = names(make.snapshot())
     for counter, _ in make.COUNTERS:
@@ -137,7 +229,7 @@ def test_what_is_not_known_is_absent_and_nothing_is_nan():
         "throughput_requests_per_second", "error_ratio", "cpu_cores", "memory_bytes",
         "power_watts", "power_error_watts", "knob_wanted", "knob_applied", "knob_baseline",
         "plan_version", "predicted_latency_seconds", "learner_resident_memory_bytes",
-        "last_move_timestamp_seconds", "knob_advised",
+        "last_move_timestamp_seconds", "advice_level", "benefit_ratio",
     ):  # fmt: skip
         assert f"poolwright_{name}" not in told
     assert "nan" not in text.lower()

@@ -1,7 +1,10 @@
-"""`poolwright check [PATH...] [--probe]`: whether configurations and policies are right.
+"""`poolwright check [PATH...]`: whether configurations and policies are right.
 
-Every problem of every file is printed as FILE:LINE:COL: message. With --probe each sensor and each
-actuator of a configuration is opened and read once; nothing is moved.
+Every problem of every file is printed as FILE:LINE:COL: message. Of a configuration its adapters,
+and the policy of each pool with all layers over it, are checked; what is not wrong but surely not
+meant (an override that is over, a layer for no pool) is a warning. With --effective the policy of
+each pool is printed as it is in force, with the place of each key. With --probe each sensor and
+each actuator of a configuration is opened and read once; nothing is moved.
 """
 
 import argparse
@@ -10,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,12 +21,23 @@ from typing import Any, TypeVar
 from poolwright.core.errors import PlantFault, PolicyError
 from poolwright.core.model import Reading, Status
 from poolwright.core.policy import Policy
-from poolwright.engine.build import build_actuator, build_sensor, unsatisfied
+from poolwright.engine.build import (
+    at_one_cadence,
+    build_actuator,
+    build_sensor,
+    unheeded,
+    unsatisfied,
+)
 from poolwright.policy.bind import field_specs
+from poolwright.policy.calendar import expired
 from poolwright.policy.config import AdapterConfig, DaemonConfig, PoolConfig, bind_config
-from poolwright.policy.load import bind_policy, find_policy, load_policy, yaml_files
+from poolwright.policy.layers import Source
+from poolwright.policy.library import Effective, Library
+from poolwright.policy.load import check_layer, effective_policy, yaml_files
+from poolwright.policy.quantities import render
+from poolwright.policy.render import policy_text
 from poolwright.policy.schema import PolicyFile
-from poolwright.policy.tree import Document, Mapping, read_document
+from poolwright.policy.tree import Listing, Mapping, read_document
 
 T = TypeVar("T")
 
@@ -45,6 +60,9 @@ def add(subparsers: Any) -> None:
     parser.add_argument(
         "--probe", action="store_true", help="also read every sensor and actuator once"
     )
+    parser.add_argument(
+        "--effective", action="store_true", help="also print the policies as they are in force"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,35 +76,52 @@ def run(args: argparse.Namespace) -> int:
             print(error, file=sys.stderr)
             continue
         for file in files:
-            bad |= not _good(file, probe=args.probe)
+            bad |= not _good(file, probe=args.probe, effective=args.effective)
     return int(bad)
 
 
-def _good(path: Path, *, probe: bool) -> bool:
+def _good(path: Path, *, probe: bool, effective: bool) -> bool:
     """Check one file and say so; with `probe` also the world that it describes."""
     try:
-        config = check_file(path)
+        checked = check_file(path, time.time_ns())
     except (PolicyError, PlantFault) as error:
         print(error, file=sys.stderr)
         return False
+    for warning in checked.warnings:
+        print(f"{warning} (warning)", file=sys.stderr)
     print(f"{path}: ok")
-    return config is None or not probe or asyncio.run(_probe(config))
+    if effective:
+        for name, made in checked.policies.items():
+            print(f"---\n# {name}, sha256 {made.policy.sha256}")
+            print(policy_text(made), end="")
+    return checked.config is None or not probe or asyncio.run(_probe(checked.config))
 
 
-def check_file(path: Path) -> DaemonConfig | None:
-    """The configuration in a file, checked with its adapters and policies; None for a good policy.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """A file that is right."""
 
-    Raises PolicyError with everything that is wrong, PlantFault when the file cannot be read.
+    config: DaemonConfig | None = None  # None: it is a policy or a layer
+    policies: dict[str, Effective] = field(default_factory=dict)  # by what they are for
+    warnings: tuple[str, ...] = ()
+
+
+def check_file(path: Path, wall_ns: int) -> Checked:
+    """What stands in a file, checked with all that belongs to it.
+
+    Raises PolicyError with everything that is wrong, PlantFault when a file cannot be read.
     """
     document = read_document(path)
-    if not _is_config(document):
-        bind_policy(document, path.parent)
-        return None
-    config = bind_config(document, path.parent)
-    wrong = list(_wrong_in_pools(config))
-    if wrong:
-        raise PolicyError("\n".join(wrong))
-    return config
+    source = Source.of(document, path)
+    if _is_config(source):
+        return _checked_config(bind_config(document, path.parent), wall_ns)
+    if source.is_layer:
+        check_layer(document)
+        return Checked()
+    made = effective_policy(document, path.parent)
+    return Checked(
+        policies={f"policy {made.policy.name}": made}, warnings=tuple(_over(made, wall_ns))
+    )
 
 
 def _files(path: Path) -> list[Path]:
@@ -98,35 +133,57 @@ def _files(path: Path) -> list[Path]:
     return found
 
 
-def _is_config(document: Document) -> bool:
-    """Told by what it says: `pools`, or else more keys of a configuration than of a policy."""
-    if not isinstance(document.root, Mapping):
-        return False
-    keys = {key.text for key, _ in document.root.entries}
-    if "pools" in keys:
-        return True
-    of_config = keys & {spec.name for spec in field_specs(DaemonConfig)}
-    of_policy = keys & {spec.name for spec in field_specs(PolicyFile)}
+def _is_config(source: Source) -> bool:
+    """Told by what it says: `pools` that are more than globs, else more of its keys than others."""
+    pools = source.root.get("pools") if isinstance(source.root, Mapping) else None
+    if pools is not None:
+        items = pools.items if isinstance(pools, Listing) else ()
+        return source.is_daemons or any(isinstance(item, Mapping) for item in items)
+    of_config = [spec.name for spec in field_specs(DaemonConfig) if source.has(spec.name)]
+    of_policy = [spec.name for spec in field_specs(PolicyFile) if source.has(spec.name)]
     return len(of_config) > len(of_policy)
 
 
-def _wrong_in_pools(config: DaemonConfig) -> Iterator[str]:
-    """Everything that `engine.build` would refuse, of all pools, not only the first."""
+def _checked_config(config: DaemonConfig, wall_ns: int) -> Checked:
+    """A configuration with its adapters and policies; PolicyError with all that is wrong."""
+    wrong: list[str] = []
+    library = Library(config.policies_dir())
+    library.look_over_folder()
+    made = {pool.name: library.effective(pool.policy, pool.name) for pool in config.pools}
+    _attempt(library.check, wrong)
+    found = {name: policy for name, policy in made.items() if policy is not None}
+    _attempt(partial(at_one_cadence, config, {n: e.policy for n, e in found.items()}), wrong)
+    warnings = list(library.unmatched(tuple(made)))
     for pool in config.pools:
-        wrong: list[str] = []
-        policy = _attempt(partial(_policy_of, pool, config), wrong)
-        actuator = _attempt(partial(build_actuator, pool.actuator, pool.name), wrong)
-        sensors = [
-            _attempt(partial(build_sensor, sensor, pool.name), wrong) for sensor in pool.sensors
-        ]
-        if policy is not None and actuator is not None and not wrong:
-            seen = tuple(sensor for sensor in sensors if sensor is not None)
-            wrong = unsatisfied(pool.name, policy, seen, actuator)
-        yield from wrong
+        effective = found.get(pool.name)
+        problems, unseen = _adapters(pool, None if effective is None else effective.policy)
+        wrong += problems
+        warnings += unseen
+        warnings += _over(effective, wall_ns) if effective is not None else ()
+    if wrong:
+        raise PolicyError("\n".join(wrong))
+    policies = {f"pool {name}: policy {e.policy.name}": e for name, e in found.items()}
+    return Checked(config=config, policies=policies, warnings=tuple(dict.fromkeys(warnings)))
 
 
-def _policy_of(pool: PoolConfig, config: DaemonConfig) -> Policy:
-    return load_policy(find_policy(pool.policy, config.policies_dir()))
+def _adapters(pool: PoolConfig, policy: Policy | None) -> tuple[list[str], list[str]]:
+    """What `engine.build` would refuse of a pool, all of it, and what its policy asks in vain."""
+    wrong: list[str] = []
+    actuator = _attempt(partial(build_actuator, pool.actuator, pool.name), wrong)
+    built = [_attempt(partial(build_sensor, sensor, pool.name), wrong) for sensor in pool.sensors]
+    if policy is None or actuator is None or wrong:
+        return wrong, []
+    sensors = tuple(sensor for sensor in built if sensor is not None)
+    return unsatisfied(pool.name, policy, sensors, actuator), unheeded(pool.name, policy, sensors)
+
+
+def _over(made: Effective, wall_ns: int) -> Iterator[str]:
+    """Overrides that will never be in force again."""
+    places = dict(zip(made.policy.overrides, made.overrides(), strict=True))
+    for override in expired(made.policy, wall_ns):
+        assert override.until_wall_ns is not None, "what is over has an end"
+        until = render("instant", override.until_wall_ns)
+        yield f"{places[override]}: this override ({override.reason}) was over at {until}"
 
 
 def _attempt(build: Callable[[], T], wrong: list[str]) -> T | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from poolwright.cli.moment import moment
 from poolwright.core.errors import PlantFault, PolicyError
 from poolwright.core.model import (
     Actuation,
@@ -36,7 +37,7 @@ def add(subparsers: Any) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--at",
-        type=_moment,
+        type=moment,
         metavar="TIME",
         help="the newest notable decision at that time: 2026-11-21T07:00:00+01:00, UTC unless said",
     )
@@ -161,19 +162,6 @@ def _setting(written: str, policy: Policy) -> Setting:
     if [name for name, _ in found.levels] != sorted(knobs):
         raise PolicyError(f"--why-not {written}: the policy's knobs are {', '.join(knobs)}")
     return found
-
-
-def _moment(written: str) -> int:
-    """A time as nanoseconds since 1970; UTC unless it says otherwise."""
-    try:
-        moment = datetime.fromisoformat(written)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(
-            f"{written!r} is not a time such as 2026-11-21T07:00:00+01:00"
-        ) from error
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return round(moment.timestamp() * 1_000_000_000)
 
 
 def _configured(path: Path) -> Path:

@@ -5,6 +5,7 @@ whole, 1 when it is damaged, 4 when it is whole but says itself that ticks are m
 """
 
 import argparse
+import heapq
 import re
 import sys
 import time
@@ -17,13 +18,16 @@ import msgspec
 
 from poolwright.core.errors import PlantFault
 from poolwright.journal import record
-from poolwright.journal.query import DecisionRow, JournalReader, RunRow
+from poolwright.journal.query import KINDS, DecisionRow, JournalReader, NoteRow, RunRow
 from poolwright.journal.verify import Report, verify
 
 DEFAULT_JOURNAL = Path("/var/lib/poolwright/journal.db")
 EXIT_DAMAGED = 1
 EXIT_GAPS = 4
+_TOLD = ("advice", "holdout", "events", "guard_trips")
 _AGO_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+Row = DecisionRow | NoteRow
 
 
 def add(subparsers: Any) -> None:
@@ -32,8 +36,12 @@ def add(subparsers: Any) -> None:
         "journal", help="list, show, export or verify what happened", description=__doc__
     )
     actions = parser.add_subparsers(dest="journal_action", metavar="ACTION", required=True)
-    listed = _action(actions, "list", "notable decisions, newest last")
+    listed = _action(actions, "list", "notable decisions and the daemon's notes, newest last")
     _filters(listed, limit=50)
+    listed.add_argument(
+        "--kind", choices=(*KINDS, "note"), metavar="KIND",
+        help=f"only these: {', '.join(KINDS)}, note",
+    )  # fmt: skip
     listed.add_argument("--json", action="store_true", help="JSON lines")
     shown = _action(actions, "show", "one decision, whole")
     which = shown.add_mutually_exclusive_group(required=True)
@@ -109,17 +117,43 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(reader: JournalReader, args: argparse.Namespace) -> None:
-    rows = reader.decisions(args.pool, since_wall_ns=args.since, limit=args.limit)
+    """Decisions in their order, and the daemon's notes where they fall among them."""
+    of = {"since_wall_ns": args.since, "limit": args.limit}
+    kind = args.kind
+    rows = [] if kind == "note" else reader.decisions(args.pool, kind=kind, **of)
+    notes = reader.notes(pool=args.pool, **of) if kind in (None, "note", "policy") else []
+    if kind == "policy":
+        notes = [note for note in notes if note.kind.startswith("policy")]
+    both: tuple[list[Row], list[Row]] = ([*rows], [*notes])
+    items = list(heapq.merge(*both, key=lambda item: item.wall_ns))[-(args.limit or 0) :]
     if args.json:
-        for row in rows:
-            print(msgspec.json.encode(row).decode())
-    elif not rows:
-        print("no decisions")
+        for item in items:
+            print(msgspec.json.encode(_plain(reader, item)).decode())
+    elif not items:
+        print("nothing of that kind" if kind else "no decisions")
     else:
-        _table(rows)
+        _table(reader, items)
 
 
-def _table(rows: list[DecisionRow]) -> None:
+def _plain(reader: JournalReader, item: Row) -> dict[str, Any]:
+    """The row, and of a decision what it told: advice, holdout, events, guard trips."""
+    found: dict[str, Any] = msgspec.to_builtins(item)
+    if isinstance(item, DecisionRow):
+        told = _told(reader, item)
+        found |= {name: told[name] for name in _TOLD if told.get(name)}
+    return found
+
+
+def _told(reader: JournalReader, row: DecisionRow) -> dict[str, Any]:
+    """The decision as plain data, whatever release wrote it."""
+    try:
+        body: dict[str, Any] = msgspec.json.decode(reader.body(row.id))
+    except (record.UnknownRecord, msgspec.DecodeError) as error:
+        return {"events": [f"unreadable: {error}"]}
+    return body
+
+
+def _table(reader: JournalReader, items: list[Row]) -> None:
     from rich.console import Console  # noqa: PLC0415 - only when a table is drawn
     from rich.table import Table  # noqa: PLC0415
 
@@ -127,15 +161,51 @@ def _table(rows: list[DecisionRow]) -> None:
     heads = ("id", "time", "pool", "run", "tick", "phase", "action", "setting", "reason", "window")
     for head in heads:
         table.add_column(head, no_wrap=True)
-    for row in rows:
-        window = "" if row.observed is None else row.observed
+    table.add_column("told", overflow="fold")
+    for item in items:
+        if isinstance(item, NoteRow):
+            blank = [""] * 3
+            table.add_row("", moment(item.wall_ns), item.pool or "-", str(item.run), *blank,
+                          "", item.kind, "", item.text)  # fmt: skip
+            continue
+        window = "" if item.observed is None else item.observed
         table.add_row(
-            str(row.id), moment(row.wall_ns), row.pool, str(row.run), str(row.tick), row.phase,
-            f"{row.action}{' (moves)' if row.moves else ''}", row.setting or "-", row.reason,
-            f"{window} breached" if row.breached else window,
+            str(item.id), moment(item.wall_ns), item.pool, str(item.run), str(item.tick),
+            item.phase, f"{item.action}{' (moves)' if item.moves else ''}", item.setting or "-",
+            item.reason, f"{window} breached" if item.breached else window,
+            "; ".join(_words(item, _told(reader, item))),
         )  # fmt: skip
     # Into a pipe nothing is cut off to fit a width.
     Console(width=None if sys.stdout.isatty() else 400, highlight=False, markup=False).print(table)
+
+
+def _words(row: DecisionRow, told: dict[str, Any]) -> Iterator[str]:
+    """What people want to know of a decision beside its columns."""
+    for command in row.commands:
+        what = [command["kind"]]
+        if command.get("setting"):
+            what.append(_levels(command["setting"]))
+        if command.get("advice_id"):
+            what.append(f"advice {command['advice_id']}")
+        why = f": {command['why']}" if command.get("why") else ""
+        yield f"{' '.join(what)} by {command.get('who') or 'somebody'}{why}"
+    advice, holdout = told.get("advice"), told.get("holdout")
+    if advice and "advice" in row.kinds:
+        gain = f", {advice['gain']['mean']:.1%} better" if advice.get("gain") else ""
+        yield (f"advice {advice['id']}: {_levels(advice['setting'])} instead of"
+               f" {_levels(advice['replaces'])}{gain}")  # fmt: skip
+    if holdout:
+        tuned, baseline = _levels(holdout["tuned"]), _levels(holdout["baseline"])
+        yield (f"{tuned} is {holdout['gain_ratio']:.1%} better than the baseline {baseline}"
+               f" at {holdout['load_rps']:.0f} rps")  # fmt: skip
+    if "guard" in row.kinds and told.get("guard_trips"):
+        yield f"tripped: {', '.join(told['guard_trips'])}"
+    if not row.commands:  # they tell of the same
+        yield from told.get("events", ())
+
+
+def _levels(levels: dict[str, Any]) -> str:
+    return " ".join(f"{knob}={level}" for knob, level in levels["levels"])
 
 
 def moment(wall_ns: int) -> str:

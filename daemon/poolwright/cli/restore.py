@@ -1,7 +1,8 @@
 """`poolwright restore`: put the baseline back after a crash, where the policy says `exit: restore`.
 
-Does nothing when the daemon ended by itself, or where the policy says `exit: keep`. Exits 1 when a
-pool could not be restored, 3 when the daemon is still running.
+Does nothing when the daemon ended by itself, or where the policy says `exit: keep`. Leaves alone,
+and says so, what another hand moved, an operator paused or pinned, or the policy pins or freezes.
+Exits 1 when a pool could not be restored, 3 when the daemon is still running.
 """
 
 import argparse

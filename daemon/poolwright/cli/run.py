@@ -45,7 +45,7 @@ async def _main(path: Path) -> None:
     surface = Surface(daemon.snapshot)
 
     async def start() -> None:
-        await surface.start(config.listen, config.control, daemon.command)
+        await surface.start(config.listen, config.control, daemon.command, config.control_group)
 
     await daemon.run(start, surface.close, surface.published)
 

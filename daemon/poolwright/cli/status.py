@@ -18,7 +18,8 @@ import msgspec
 from poolwright.core.errors import PlantFault, PolicyError
 from poolwright.engine.snapshot import Snapshot
 from poolwright.surface.page import COLUMNS, row
-from poolwright.surface.words import pool_troubles, seconds, troubles, utc
+from poolwright.surface.standing import Lines, figures, notices
+from poolwright.surface.words import daemon_troubles, pool_troubles, seconds, troubles, utc
 
 DEFAULT_URL = "http://127.0.0.1:9817"
 TIMEOUT_S = 5.0
@@ -63,17 +64,29 @@ def run(args: argparse.Namespace) -> int:
 
 
 def render(snapshot: Snapshot, only: str | None, wrong: list[str]) -> str:
-    """The status as text: one line about the daemon, a table of pools, what is wrong."""
+    """The status as text: a line about the daemon, a table, what stands, last what is wrong.
+
+    Budgets, benefit and policy are told of one pool only: the one asked for, or the only one.
+    """
     up_s = (snapshot.wall_ns - snapshot.started_wall_ns) / 1e9
     lines = [f"poolwright {snapshot.version}, {utc(snapshot.wall_ns)}, up {seconds(up_s)}", ""]
-    table = [COLUMNS, *(row(p) for p in snapshot.pools if only in (None, p.pool))]
+    pools = [pool for pool in snapshot.pools if only in (None, pool.pool)]
+    table = [COLUMNS, *map(row, pools)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for cells in table:
         padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
         lines.append("  ".join(padded).rstrip())
+    for pool in pools:
+        told = notices(pool) + (figures(pool) if len(pools) == 1 else [])
+        lines += ["", pool.pool, *_aligned(told)] if told else []
     if wrong:
         lines += ["", *(f"! {line}" for line in wrong)]
     return "\n".join(lines)
+
+
+def _aligned(told: Lines) -> list[str]:
+    width = max(len(head) for head, _ in told)
+    return [f"  {head.ljust(width)}  {said}" for head, said in told]
 
 
 def _wrong(snapshot: Snapshot, only: str | None, stale: str) -> list[str]:
@@ -83,8 +96,7 @@ def _wrong(snapshot: Snapshot, only: str | None, stale: str) -> list[str]:
         return first + troubles(snapshot)
     for pool in snapshot.pools:
         if pool.pool == only:
-            journal = [f"journal: {snapshot.journal_error}"] if snapshot.journal_error else []
-            return [*first, *journal, *pool_troubles(pool)]
+            return [*first, *daemon_troubles(snapshot), *pool_troubles(pool)]
     there = ", ".join(pool.pool for pool in snapshot.pools)
     raise PolicyError(f"there is no pool {only!r}; there is {there}")
 

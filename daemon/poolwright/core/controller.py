@@ -118,7 +118,8 @@ class Controller:
         state.schedule.see(None if gap else sample.load_rps)
         state.fall.see(None if gap else sample.load_rps, dt_s)
         state.burn.see(sample)
-        state.budget.pass_time(dt_s, probing=state.probing, slo_s=state.burn.spent_s(sample))
+        probing = state.probing and not gap  # what nobody ticked through was no experiment
+        state.budget.pass_time(dt_s, probing=probing, slo_s=state.burn.spent_s(sample))
         state.cooldown_s = max(0.0, state.cooldown_s - dt_s)
         state.backoff_s = max(0.0, state.backoff_s - dt_s)
         state.since_holdout_s += dt_s
@@ -183,6 +184,8 @@ class Controller:
         target = current
         if intent.wanted is not None and current is not None:
             target, clamps = self._allowed(intent, current, tick, sample)
+        if state.errand is not None and target == current:
+            operator.give_up(state, clamps)
         may = state.policy.mode is Mode.AUTO or (
             intent.ordered and state.policy.mode is not Mode.OBSERVE
         )
@@ -261,10 +264,6 @@ class Controller:
             room_bytes=tick.room_bytes,
             room_cores=tick.room_cores,
         )
-        for name, level in target.levels:
-            knob = state.policy.knob(name)
-            lattice = level - (level - knob.lower) % knob.step  # downwards: what fits, fits
-            target = target.replace(name, max(knob.lower, lattice))
         return target, (*fitted.clamps, *clamps)
 
 

@@ -18,6 +18,7 @@ from poolwright.core.sketch import Sketch, SketchBuilder, bucket_value
 _LOOK_BACK = 64  # ticks
 _PAIRS = 128  # points of the composed latency distribution: an odd stride pairs them evenly
 _STRIDE = 47
+_ALWAYS_SAID = frozenset({"connections", "connections_limit"})  # gauges: silence is a fault
 
 
 class Deriver:
@@ -170,7 +171,7 @@ def _pick(readings: tuple[Reading, ...]) -> tuple[dict[str, Reading], tuple[str,
     for reading in readings:
         if reading.status is Status.OK and (reading.value or 0.0) >= 0.0:
             good.setdefault(reading.signal, reading)
-        elif reading.status is not Status.NO_DATA:
+        elif reading.status is not Status.NO_DATA or reading.signal in _ALWAYS_SAID:
             broken[reading.signal] = None
     return good, tuple(signal for signal in broken if signal not in good)
 

@@ -14,11 +14,8 @@ from poolwright.core.burn import Tally, allowed_ratio, beyond_chance, tally
 from poolwright.core.cause import Cause
 from poolwright.core.model import Reason, Setting
 from poolwright.core.policy import Policy, Slo
-from poolwright.core.room import memory_allows
 from poolwright.core.sample import Sample
 from poolwright.core.sketch import Sketch, bucket_value, merged
-
-__all__ = ["Guard", "Verdict", "memory_allows"]
 
 _SPREAD = 1.645  # one-sided 95 %
 _PRESSURES = ("psi_cpu_ratio", "psi_memory_ratio", "psi_io_ratio")  # in GuardRule and in Sample

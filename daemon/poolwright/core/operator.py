@@ -5,12 +5,23 @@ the envelope and the forecasts of memory, CPU and connections hold for it as for
 """
 
 from poolwright.core.envelope import violations
-from poolwright.core.model import Action, Command, CommandKind, Phase, Reason, Setting, Tick
+from poolwright.core.model import (
+    Action,
+    Clamp,
+    ClampKind,
+    Command,
+    CommandKind,
+    Phase,
+    Reason,
+    Setting,
+    Tick,
+)
 from poolwright.core.phase import Event
 from poolwright.core.policy import Mode
 from poolwright.core.state import Errand, State
 
 _REJECTED_MOST = 64
+_PASSES = frozenset({ClampKind.SETTLE, ClampKind.DWELL, ClampKind.SLEW})
 
 
 def obey(state: State, tick: Tick) -> bool:
@@ -18,32 +29,41 @@ def obey(state: State, tick: Tick) -> bool:
     stopping = False
     for command in tick.commands:
         by = f"{command.who}: {command.why}" if command.why else command.who
-        match command.kind:
-            case CommandKind.PAUSE:
-                state.stop_trying()
-                state.errand = None
-                state.advance(Event.PAUSE, f"paused by {by}")
-            case CommandKind.RESUME:
-                if state.phase is Phase.STOOD_DOWN:
-                    state.holdouts = ()  # another try, judged by what it will show
-                state.unsettle()
-                state.advance(Event.RESUME, f"resumed by {by}")
-            case CommandKind.RESTORE:
-                stopping = True
-                state.events.append(f"restore asked by {by}")
-            case CommandKind.PIN:
-                _pin(state, command, by)
-            case CommandKind.UNPIN:
-                state.pin = state.pin_until_wall_ns = None
-                state.pin_why = ""
-                state.events.append(f"unpinned by {by}")
-            case CommandKind.APPROVE:
-                _approve(state, command, by)
-            case CommandKind.REJECT:
-                _reject(state, command, by)
-            case CommandKind.ROLLBACK:
-                _roll_back(state, command, by)
+        if command.kind is CommandKind.RESTORE:
+            stopping = True
+            state.events.append(f"restore asked by {by}")
+        else:
+            _OBEYED[command.kind](state, command, by)
     return stopping
+
+
+def _pause(state: State, _: Command, by: str) -> None:
+    state.stop_trying()
+    state.errand = None
+    state.advance(Event.PAUSE, f"paused by {by}")
+
+
+def _resume(state: State, _: Command, by: str) -> None:
+    if state.phase is Phase.STOOD_DOWN:
+        state.holdouts = ()  # another try, judged by what it will show
+    state.errand = None
+    state.unsettle()
+    state.advance(Event.RESUME, f"resumed by {by}")
+
+
+def _unpin(state: State, _: Command, by: str) -> None:
+    state.pin = state.pin_until_wall_ns = None
+    state.pin_why = ""
+    state.events.append(f"unpinned by {by}")
+
+
+def give_up(state: State, clamps: tuple[Clamp, ...]) -> None:
+    """End an errand that can go no further; time alone is waited for."""
+    stops = [c for c in clamps if c.kind not in _PASSES]
+    if stops and state.errand is not None:
+        kinds = ", ".join(sorted({str(c.kind) for c in stops}))
+        state.events.append(f"{state.errand.setting} cannot be reached: {kinds}")
+        state.errand = None
 
 
 def _refuse(state: State, command: Command, why: str) -> None:
@@ -107,6 +127,12 @@ def _unfit(state: State, wanted: Setting) -> str:
     return "; ".join(violations(wanted, state.policy))
 
 
-def ours(phase: Phase) -> bool:
-    """Whether the knob is poolwright's to move in this phase."""
-    return phase not in (Phase.MANUAL, Phase.PAUSED)
+_OBEYED = {
+    CommandKind.PAUSE: _pause,
+    CommandKind.RESUME: _resume,
+    CommandKind.PIN: _pin,
+    CommandKind.UNPIN: _unpin,
+    CommandKind.APPROVE: _approve,
+    CommandKind.REJECT: _reject,
+    CommandKind.ROLLBACK: _roll_back,
+}

@@ -132,13 +132,3 @@ def _no_growth(kind: ClampKind, applied: Setting, wanted: Setting, clamps: list[
             clamps.append(Clamp(kind=kind, knob=name, wanted=wanted[name], allowed=level))
             allowed = allowed.replace(name, level)
     return allowed
-
-
-def memory_allows(
-    sample: Sample, policy: Policy, applied: int, wanted: int, *, held_before: bool = False
-) -> int:
-    """The most workers, at least `applied`, whose forecast memory stays within the guard."""
-    before = Setting(levels=((policy.knobs[0].name, applied),))
-    after = before.replace(policy.knobs[0].name, wanted)
-    found, _ = room_allows(sample, policy, before, after, held_before=held_before)
-    return found[policy.knobs[0].name]

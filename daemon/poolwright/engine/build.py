@@ -9,7 +9,8 @@ from poolwright.actuators import ACTUATORS
 from poolwright.core.errors import PolicyError
 from poolwright.core.policy import Mode, Policy
 from poolwright.policy.config import AdapterConfig, DaemonConfig, bind_options, unknown_kind
-from poolwright.policy.load import find_policy, load_policy, unseen_slos
+from poolwright.policy.library import Library
+from poolwright.policy.load import unseen
 from poolwright.ports import Actuator, Sensor
 from poolwright.sensors import SENSORS
 
@@ -19,6 +20,7 @@ _ALWAYS_NEEDED = {
     "memory_limit_bytes": "host",
 }
 _TO_MOVE = {"memory_bytes": "process_tree"}  # the forecast of the memory that a worker adds
+_PRESSURE = ("psi_cpu_ratio", "psi_memory_ratio", "psi_io_ratio")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,24 +53,29 @@ def options_types(table: Mapping[str, str]) -> dict[str, type]:
 def build_policies(config: DaemonConfig) -> dict[str, Policy]:
     """The policy of each pool, at the cadence of the daemon: one loop ticks them all.
 
-    Raises PolicyError with all that is wrong in all of them.
+    Raises PolicyError with all that is wrong in any file of the policies' folder and for any pool,
+    PlantFault when a file cannot be read.
     """
-    found: dict[str, Policy] = {}
-    problems: list[str] = []
-    for pool in config.pools:
-        try:
-            found[pool.name] = load_policy(find_policy(pool.policy, config.policies_dir()))
-        except PolicyError as error:
-            problems.append(f"pool {pool.name}: {error}")
-    cadence_s = config.cadence or min((p.cadence_s for p in found.values()), default=1.0)
-    problems += [
+    library = Library(config.policies_dir())
+    library.look_over_folder()
+    made = {pool.name: library.effective(pool.policy, pool.name) for pool in config.pools}
+    library.check()
+    found = {name: effective.policy for name, effective in made.items() if effective is not None}
+    assert len(found) == len(made), "what cannot be bound is a problem"
+    return at_one_cadence(config, found)
+
+
+def at_one_cadence(config: DaemonConfig, policies: Mapping[str, Policy]) -> dict[str, Policy]:
+    """The policies at the daemon's cadence. PolicyError when a window is too short for it."""
+    cadence_s = config.cadence or min((p.cadence_s for p in policies.values()), default=1.0)
+    problems = [
         f"pool {name}: policy {policy.name} has a window of less than two ticks of {cadence_s:g} s"
-        for name, policy in found.items()
+        for name, policy in policies.items()
         if policy.explore.window_s * (1.0 - policy.explore.window_jitter) < 2.0 * cadence_s
     ]
     if problems:
         raise PolicyError("\n".join(problems))
-    return {name: replace(policy, cadence_s=cadence_s) for name, policy in found.items()}
+    return {name: replace(policy, cadence_s=cadence_s) for name, policy in policies.items()}
 
 
 def build_parts(config: DaemonConfig) -> tuple[Parts, ...]:
@@ -99,15 +106,28 @@ def unsatisfied(
     needed = dict(_ALWAYS_NEEDED)
     if policy.mode is Mode.AUTO:
         needed |= _TO_MOVE
+    needed |= {signal: "host" for signal in _PRESSURE if getattr(policy.guard, signal) is not None}
     found = [
         f"pool {pool}: no sensor gives {signal}, which the guard needs: add a sensor of kind {kind}"
         for signal, kind in needed.items()
         if signal not in signals
     ]
+    promised = [slo.response for slo in policy.slo]
     found += [
         f"pool {pool}: policy {policy.name} has an SLO on {response}, which no sensor gives"
-        for response in unseen_slos(policy, signals)
+        for response in unseen(policy, promised, signals)
     ]
+    weighed = [response for response, weight in policy.objective if weight]
+    blind = unseen(policy, weighed, signals)
+    if "cost_per_hour" in blind:
+        found.append(
+            f"pool {pool}: policy {policy.name} gives cost a weight, and no sensor gives all that "
+            f"has a price: {', '.join(what for what, _ in policy.prices)}"
+        )
+    elif len(blind) == len(weighed):
+        found.append(
+            f"pool {pool}: policy {policy.name} has an objective of which no sensor gives anything"
+        )
     knobs = {knob.name for knob in policy.knobs}
     if knobs != set(actuator.knobs):
         found.append(
@@ -115,6 +135,18 @@ def unsatisfied(
             f"the actuator moves {', '.join(actuator.knobs)}"
         )
     return found
+
+
+def unheeded(pool: str, policy: Policy, sensors: tuple[Sensor, ...]) -> list[str]:
+    """The weights of the policy that count for nothing, because no sensor of the pool sees what
+    they weigh. Not wrong: one policy may serve hosts that can measure watts and others.
+    """
+    signals = {signal for sensor in sensors for signal in sensor.signals}
+    weighed = [response for response, weight in policy.objective if weight]
+    return [
+        f"pool {pool}: policy {policy.name} gives {response} a weight, and no sensor sees it"
+        for response in unseen(policy, weighed, signals)
+    ]
 
 
 def _build(adapter: AdapterConfig, pool: str, what: str, table: Mapping[str, str]) -> Any:

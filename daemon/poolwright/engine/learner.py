@@ -53,6 +53,7 @@ class Learner:
         self._pending: dict[str, FitRequest] = {}
         self._plans: dict[str, Plan] = {}
         self._failures: dict[str, str] = {}
+        self._fitting: str | None = None  # the pool whose answer is still wanted
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._process: asyncio.subprocess.Process | None = None
@@ -81,6 +82,13 @@ class Learner:
     def failure(self, pool: str) -> str:
         """Why the last request of `pool` came to nothing, once; empty when it did not fail."""
         return self._failures.pop(pool, "")
+
+    def forget(self, pool: str) -> None:
+        """Drop what `pool` asked for: an answer that still comes is thrown away."""
+        for kept in (self._pending, self._plans, self._failures):
+            kept.pop(pool, None)
+        if self._fitting == pool:
+            self._fitting = None
 
     @property
     def state(self) -> LearnerState:
@@ -138,29 +146,34 @@ class Learner:
     async def _fit(self, pool: str, request: FitRequest) -> None:
         """One request, to a plan or to a failure."""
         self._failures.pop(pool, None)
+        self._fitting = pool
         try:
             async with asyncio.timeout(self._deadline_s):
                 answer = await self._ask(request)
         except TimeoutError:
-            failure = f"the learner was killed: no plan within {self._deadline_s:g} s"
-            await self._lose(pool, failure)
+            answer = await self._lose(
+                f"the learner was killed: no plan within {self._deadline_s:g} s"
+            )
         except (_Died, OSError, ValueError) as error:
-            await self._lose(pool, str(error))
+            answer = await self._lose(str(error))
         else:
             self._deaths, self._state = 0, LearnerState.IDLE
-            if isinstance(answer, Plan):
-                self._plans[pool] = answer
-            else:
-                self._failures[pool] = answer
+        wanted, self._fitting = self._fitting, None
+        if wanted is None:
+            return  # forgotten meanwhile
+        if isinstance(answer, Plan):
+            self._plans[pool] = answer
+        else:
+            self._failures[pool] = answer
 
-    async def _lose(self, pool: str, failure: str) -> None:
+    async def _lose(self, failure: str) -> str:
         """The process is dead or not to be trusted: kill it, and pause before the next."""
         await self._end(kill=True)
         said = self._stderr.decode(errors="replace").strip().splitlines()
-        self._failures[pool] = f"{failure} ({said[-1].strip()})" if said else failure
         self._resume_at = time.monotonic() + min(_PAUSE_MOST_S, self._pause_s * 2.0**self._deaths)
         self._deaths = min(self._deaths + 1, 32)
         self._state = LearnerState.FAILED
+        return f"{failure} ({said[-1].strip()})" if said else failure
 
     async def _ask(self, request: FitRequest) -> Plan | str:
         """The plan, or the learner's reason for giving none."""

@@ -1,7 +1,8 @@
 """The live host: real clocks, real sensors, real actuators, at a fixed cadence.
 
 Slots lie at start + n * cadence. A slot that comes late is counted; the ones it ran over are
-skipped, never caught up in a burst. Signals only set flags; the loop acts on them between ticks.
+skipped, never caught up in a burst. Signals and changed files only set flags; the loop acts on them
+between ticks.
 """
 
 import asyncio
@@ -14,17 +15,20 @@ from pathlib import Path
 from typing import TypeVar
 
 from poolwright import __version__
-from poolwright.core.errors import PlantFault, PolicyError
+from poolwright.core.errors import PlantFault
 from poolwright.core.model import ActuationStatus, Command, CommandKind
 from poolwright.core.policy import Exit, Mode
-from poolwright.engine.build import Parts, build_parts, build_policies
+from poolwright.engine.arbiter import Arbiter, ExperimentLock, unmeasured
+from poolwright.engine.build import Parts, build_parts
 from poolwright.engine.learner import Learner
 from poolwright.engine.notify import Notifier
-from poolwright.engine.recovery import recover
+from poolwright.engine.recovery import carried, policies_before, recover
+from poolwright.engine.reload import Reload, same, tell_change
 from poolwright.engine.snapshot import Snapshot
 from poolwright.engine.tick import CoreFault, Pool, describe
+from poolwright.engine.watch import watch
 from poolwright.journal.sqlite import SqliteJournal
-from poolwright.policy.config import DaemonConfig, load_config
+from poolwright.policy.config import DaemonConfig
 
 T = TypeVar("T")
 
@@ -50,14 +54,22 @@ class Daemon:
     def __init__(self, config_path: Path, config: DaemonConfig, notifier: Notifier) -> None:
         """Build everything that can be refused. Raises PolicyError; nothing is started."""
         self.config = config
-        self._path = config_path
+        self._wake = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._reload = Reload(config_path, config, self._wake.set)
         self._parts = build_parts(config)
+        unmeasured(config.budget, [(parts.name, parts.sensors) for parts in self._parts])
+        self._reload.follow(parts.policy for parts in self._parts)
         self._notifier = notifier
         self._clock = RealClock()
         self._started_wall_ns = self._clock.wall_ns()
-        self._stop = asyncio.Event()
-        self._reload = False
         self._learner = Learner()
+        lock = config.experiment_lock
+        self._arbiter = Arbiter(
+            [parts.name for parts in self._parts],
+            config.budget,
+            None if lock is None else ExperimentLock(Path(lock)),
+        )
         self._pools: dict[str, Pool] = {}
         self._journal: SqliteJournal | None = None
         self.cadence_s = self._parts[0].policy.cadence_s
@@ -67,12 +79,12 @@ class Daemon:
         """The newest snapshot, for the surface."""
         return self.latest
 
-    def command(self, pool: str, command: Command) -> bool:
-        """Hand an operator's request to a pool; False when there is no such pool."""
-        if pool not in self._pools:
-            return False
-        self._pools[pool].command(command)
-        return True
+    def command(self, pool: str, command: Command) -> str:
+        """Hand an operator's request to a pool's next tick; else why it is refused, in a line.
+
+        Raises KeyError when there is no such pool.
+        """
+        return self._pools[pool].ask(command)
 
     async def run(
         self,
@@ -83,10 +95,15 @@ class Daemon:
         """Run until SIGTERM or SIGINT. Raises PlantFault at start, CoreFault when we are broken."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._ask_reload)
+            loop.add_signal_handler(number, self._end)
+        loop.add_signal_handler(signal.SIGHUP, self._reload.ask)
+        watching: asyncio.Task[None] | None = None
         try:
             await self._start()
+            if self.config.watch:
+                looking = watch(self._reload.places, self._reload.look, self._stop)
+                watching = loop.create_task(looking, name="watch")
+                watching.add_done_callback(_tell_end)
             await start_surface()
             gc.collect()
             gc.freeze()  # what is here now stays: no collection need look at it again
@@ -95,9 +112,12 @@ class Daemon:
             await self._restore_baselines("the core failed")
             raise
         finally:
+            self._end()
             self._tell(self._notifier.stopping, "stopping")
             await close_surface()
             await self._close()
+            if watching is not None:
+                await asyncio.wait([watching])
             self._notifier.close()
 
     async def _start(self) -> None:
@@ -108,11 +128,16 @@ class Daemon:
             max_age_s=config.journal_max_age,
         )
         self._journal = journal
+        policies = policies_before(journal.path, [parts.name for parts in self._parts])
         for parts in self._parts:
             pool = self._pool(parts, journal)
             for sensor in parts.sensors:
                 await sensor.start()
-            pool.open_run(await recover(parts.name, parts.actuator, journal, self._clock))
+            before = policies.get(parts.name)
+            resume = await recover(parts.name, parts.actuator, journal, self._clock)
+            pool.open_run(carried(resume, before, parts.policy))
+            if before is not None and not same(before, parts.policy):
+                tell_change(pool, before)
             self._pools[parts.name] = pool
 
     def _pool(self, parts: Parts, journal: SqliteJournal) -> Pool:
@@ -124,10 +149,14 @@ class Daemon:
             journal=journal,
             learner=self._learner,
             clock=self._clock,
+            arbiter=self._arbiter,
         )
 
+    def _end(self) -> None:
+        self._stop.set()
+        self._wake.set()
+
     async def _loop(self, published: Callable[[Snapshot], None]) -> None:
-        cadence_ns = round(self.cadence_s * 1e9)
         slot = self._clock.mono_ns()
         ready = False
         while not self._stop.is_set():
@@ -139,25 +168,28 @@ class Daemon:
                 _LOG.info("ready: %s", status)
                 ready = True
             self._tell(self._notifier.watchdog, status)
-            if self._reload:
-                self._reload = False
-                await self._reload_policies()
+            cadence_ns = round(self.cadence_s * 1e9)
             slot = await self._sleep(slot + cadence_ns, cadence_ns)
 
     async def _sleep(self, slot: int, cadence_ns: int) -> int:
-        """Wait for the next slot; the slot that is then due."""
-        now = self._clock.mono_ns()
-        if now > slot:
-            missed = (now - slot) // cadence_ns + 1
-            for pool in self._pools.values():
-                pool.count("late_ticks")
-            slot += missed * cadence_ns
-        try:
-            async with asyncio.timeout((slot - now) / 1e9):
-                await self._stop.wait()
-        except TimeoutError:
-            pass  # the slot has come
-        return slot
+        """Wait for the next slot, reloading meanwhile when asked; the slot that is then due."""
+        while True:
+            self._wake.clear()  # first: what is asked from here on wakes
+            if self._reload.asked and not self._stop.is_set():
+                await self._reload_policies()
+            now = self._clock.mono_ns()
+            if now > slot:
+                missed = (now - slot) // cadence_ns + 1
+                for pool in self._pools.values():
+                    pool.count("late_ticks")
+                slot += missed * cadence_ns
+            if self._stop.is_set():
+                return slot
+            try:
+                async with asyncio.timeout((slot - now) / 1e9):
+                    await self._wake.wait()
+            except TimeoutError:
+                return slot  # it has come
 
     def _publish(self) -> Snapshot:
         snapshots = tuple(p.snapshot for p in self._pools.values() if p.snapshot is not None)
@@ -168,6 +200,8 @@ class Daemon:
             wall_ns=self._clock.wall_ns(),
             cadence_s=self.cadence_s,
             journal_error="; ".join(sorted(errors)),
+            policy_error=self._reload.error,
+            reloads=self._reload.counts,
             pools=snapshots,
         )
         return self.latest
@@ -188,33 +222,17 @@ class Daemon:
         except PlantFault as fault:  # the manager's loss; the watchdog is its remedy
             _LOG.warning("%s", fault)
 
-    def _ask_reload(self) -> None:
-        self._reload = True
-
     async def _reload_policies(self) -> None:
-        """All policies or none: a bad file changes nothing."""
         self._tell(self._notifier.reloading, self._clock.mono_ns())
-        try:
-            config = load_config(self._path)
-            policies = build_policies(config)
-        except (PolicyError, PlantFault) as error:
-            _LOG.error("reload refused, the old policies stay: %s", error)
-        else:
-            if _adapters(config) != _adapters(self.config):
-                _LOG.warning("pools, sensors, actuators and addresses change only at a restart")
-            for name, policy in policies.items():
-                pool = self._pools.get(name)
-                if pool is not None and policy != pool.policy:
-                    await pool.adopt(policy, "policy changed")
-                    _LOG.info("%s: policy %s, sha256 %s", name, policy.name, policy.sha256[:12])
-        status = self._status()
-        self._tell(self._notifier.ready, status)
+        await self._reload.act(self._pools, self._parts)
+        self.cadence_s = next(iter(self._pools.values())).policy.cadence_s
+        self._tell(self._notifier.ready, self._status())
 
     async def _restore_baselines(self, why: str) -> None:
         """Put every pool of mode auto back by hand: the core cannot be asked any more."""
         for pool in self._pools.values():
             baseline = pool.controller.baseline
-            if baseline is None or pool.policy.mode is not Mode.AUTO:
+            if baseline is None or not self._is_ours(pool):
                 continue
             await pool.finish_actuation()
             try:
@@ -223,16 +241,24 @@ class Daemon:
             except PlantFault as fault:
                 _LOG.error("%s: %s; the baseline cannot be restored: %s", pool.name, why, fault)
 
+    def _is_ours(self, pool: Pool) -> bool:
+        """Whether the baseline may be put back: not where a person has the level."""
+        why = pool.hands_off
+        if why and pool.policy.mode is Mode.AUTO:
+            _LOG.warning("%s: the baseline is not restored: %s", pool.name, why)
+        return not why and pool.policy.mode is Mode.AUTO
+
     async def _close(self) -> None:
         for pool in self._pools.values():
             await pool.finish_actuation()
-            if pool.policy.exit is Exit.RESTORE and pool.policy.mode is Mode.AUTO:
+            if pool.policy.exit is Exit.RESTORE and self._is_ours(pool):
                 await self._restore(pool)
         for parts in self._parts:
             for sensor in parts.sensors:
                 await sensor.close()
             await parts.actuator.close()
         await self._learner.close()
+        self._arbiter.close()
         if self._journal is None:
             return
         try:
@@ -259,7 +285,7 @@ class Daemon:
             _LOG.error("%s: not restored: %s", pool.name, outcome.detail)
 
 
-def _adapters(config: DaemonConfig) -> object:
-    """What a reload cannot change."""
-    pools = tuple((p.name, p.actuator, p.sensors) for p in config.pools)
-    return (config.listen, config.control, config.journal, config.cadence, pools)
+def _tell_end(task: asyncio.Task[None]) -> None:
+    """Nothing that ends the watching may go unseen."""
+    if not task.cancelled() and task.exception() is not None:
+        _LOG.error("policies are not watched any more", exc_info=task.exception())

@@ -3,19 +3,20 @@
 The core is deterministic, so the decisions must come out the same, to the last bit. Where they do
 not, the code has changed, or the journal has. With another policy nothing is compared for
 equality: replay then tells where that policy would have decided otherwise, on the ticks as they
-were (open loop: the plant did not feel the other decisions).
+were (open loop: the plant did not feel the other decisions), but for what its own calendar says.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Protocol
 
-from poolwright.core.errors import PlantFault
+from poolwright.core.errors import PlantFault, PolicyError
 from poolwright.core.model import Decision, Resume, Tick
 from poolwright.core.policy import Policy
 from poolwright.journal import record
 from poolwright.journal.query import Gap, JournalReader
 from poolwright.journal.record import Step
+from poolwright.policy.calendar import calendar_at
 
 
 class Stepper(Protocol):
@@ -97,14 +98,23 @@ def replay(reader: JournalReader, run: int, make: Make) -> Outcome:
 def what_if(
     reader: JournalReader, run: int, make: Make, policy: Policy, *, show: int = 10
 ) -> WhatIf:
-    """What `policy` would have done on the ticks of a run; the first `show` differences."""
-    _, resume = _start(reader, run)
+    """What `policy` would have done on the ticks of a run; the first `show` differences.
+
+    PolicyError when it is about other knobs; PlantFault as `replay`.
+    """
+    ran, resume = _start(reader, run)
+    if {knob.name for knob in policy.knobs} != {knob.name for knob in ran.knobs}:
+        raise PolicyError(
+            f"policy {policy.name} moves {_knobs(policy)}, and run {run} moved {_knobs(ran)}"
+        )
     controller = make(policy, resume)
     first: list[Difference] = []
     ticks = differing = moves = moves_otherwise = 0
     gap = _first_gap(reader, run)
     for step in _steps(reader, run, gap):
-        decision = record.without_fit(controller.step(step.tick))
+        quiet, overrides = calendar_at(policy, step.tick.wall_ns)
+        tick = replace(step.tick, quiet=quiet, overrides=overrides)
+        decision = record.without_fit(controller.step(tick))
         ticks += 1
         moves += step.decision.moves
         moves_otherwise += decision.moves
@@ -112,7 +122,7 @@ def what_if(
             continue
         differing += 1
         if len(first) < show:
-            first.append(_difference(step.tick, step.decision, decision))
+            first.append(_difference(tick, step.decision, decision))
     return WhatIf(
         run=run, ticks=ticks, differing=differing, moves=moves, moves_otherwise=moves_otherwise,
         first=tuple(first), gap=gap,
@@ -165,6 +175,10 @@ def _outward(decision: Decision) -> tuple[Any, ...]:
         decision.action, decision.phase, decision.reason,
         decision.setting, decision.advice, decision.moves,
     )  # fmt: skip
+
+
+def _knobs(policy: Policy) -> str:
+    return ", ".join(sorted(knob.name for knob in policy.knobs))
 
 
 def _start(reader: JournalReader, run: int) -> tuple[Policy, Resume]:

@@ -1,11 +1,25 @@
 """What the engine publishes after every tick: immutable, and all that people and Prometheus see."""
 
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from poolwright.core.model import Benefit, Decision, Kept, Plan, Setting, Tick
+from poolwright.core.model import (
+    Action,
+    Benefit,
+    Decision,
+    Kept,
+    Plan,
+    Reason,
+    Setting,
+    Status,
+    Tick,
+)
 from poolwright.core.policy import Policy
 from poolwright.core.sample import Sample
+from poolwright.core.sketch import Sketch, merged
+
+_RECENT_S = 10.0
 
 
 class LearnerState(StrEnum):
@@ -31,6 +45,63 @@ class Recent:
     estimated: bool = False
 
 
+class RecentLatency:
+    """Keeps ten seconds of ticks."""
+
+    def __init__(self) -> None:
+        self._kept: deque[tuple[float, Sketch, bool]] = deque()
+
+    def see(self, sample: Sample) -> Recent:
+        """Latency with this tick's."""
+        latency, estimated = sample.latency or Sketch(), sample.latency_estimated
+        self._kept.append((sample.dt_s, latency, estimated and sample.latency is not None))
+        while sum(dt for dt, _, _ in self._kept) > _RECENT_S and len(self._kept) > 1:
+            self._kept.popleft()
+        span = sum(dt for dt, _, _ in self._kept)
+        sketch = merged(s for _, s, _ in self._kept)
+        if not sketch.count:
+            return Recent(span_s=span)
+        return Recent(
+            span_s=span,
+            count=sketch.count,
+            p50_s=sketch.quantile(0.50),
+            p95_s=sketch.quantile(0.95),
+            p99_s=sketch.quantile(0.99),
+            jitter_s=sketch.std,
+            estimated=any(e for _, _, e in self._kept),
+        )
+
+
+class Tally(Counter[str]):
+    """How often what happened; the names are those of `PoolSnapshot.counters`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tripped: tuple[Reason, ...] = ()
+
+    def see(self, tick: Tick, decision: Decision) -> None:
+        """Count what this tick brought."""
+        self["ticks"] += 1
+        self[f"decisions:{decision.action}:{decision.reason}"] += 1
+        if decision.moves:
+            self["moves"] += 1
+            if decision.action in (Action.PROBE, Action.DITHER):
+                self["probes"] += 1
+            if decision.action is Action.RETREAT:
+                self["retreats"] += 1
+        if decision.observation is not None:
+            self["windows"] += 1
+        if tick.learner_fault:
+            self["fit_failures"] += 1
+        for reason in decision.guard_trips:
+            if reason not in self._tripped:  # a trip is counted when it begins
+                self["guard_trips"] += 1
+                self[f"guard_trips:{reason}"] += 1
+        self._tripped = decision.guard_trips
+        if any(r.status in (Status.ERROR, Status.STALE) for r in tick.readings):
+            self["sensor_failures"] += 1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolSnapshot:
     """One pool after one tick. Counters are (name, count) pairs since the start of the run."""
@@ -47,6 +118,7 @@ class PoolSnapshot:
     plan: Plan | None
     last_move: Decision | None
     last_move_wall_ns: int | None
+    previous: Setting | None = None  # held before the present one, probes aside; None: none was
     learner: LearnerState
     learner_rss_bytes: int | None
     tick_duration_s: float

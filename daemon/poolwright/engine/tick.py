@@ -7,39 +7,53 @@ policy's mode is auto. An actuation runs beside the ticks; its outcome enters th
 import asyncio
 import logging
 import time
-from collections import Counter, deque
+from collections import deque
+from dataclasses import dataclass
 
 from poolwright.core.controller import Controller
 from poolwright.core.envelope import violations
 from poolwright.core.errors import PlantFault
 from poolwright.core.model import (
-    Action,
     Actuation,
     ActuationStatus,
+    Applied,
     Command,
     Decision,
     Plan,
+    Reading,
     Resume,
     Setting,
-    Status,
     Tick,
 )
+from poolwright.core.override import narrowed
 from poolwright.core.policy import Policy
 from poolwright.core.reasons import REASONS
-from poolwright.core.sample import Sample
-from poolwright.core.sketch import Sketch, merged
+from poolwright.engine.arbiter import Arbiter
+from poolwright.engine.commands import completed, expiry, hands_off, refusal
 from poolwright.engine.gather import read_back, read_sensors
 from poolwright.engine.learner import Learner
-from poolwright.engine.snapshot import PoolSnapshot, Recent
+from poolwright.engine.recovery import carried
+from poolwright.engine.snapshot import PoolSnapshot, RecentLatency, Tally
+from poolwright.policy.calendar import calendar_at
 from poolwright.ports import Actuator, Clock, Journal, Sensor
 
-_RECENT_S = 10.0
+_COMMANDS_MOST = 64
+_BREAK_OFF_S = 1.0
 _FAULTS_MOST = 3  # of the core, in a row: then it is not to be trusted with a service
 _LOG = logging.getLogger("poolwright")
 
 
 class CoreFault(Exception):
     """The core failed an assertion several times in a row; the baseline should be restored."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A run under another policy that is in the journal and not yet entered."""
+
+    policy: Policy
+    resume: Resume
+    run_id: int
 
 
 class Pool:
@@ -55,8 +69,9 @@ class Pool:
         journal: Journal,
         learner: Learner,
         clock: Clock,
+        arbiter: Arbiter | None = None,
     ) -> None:
-        """Nothing is started yet: `open_run`, then `tick`."""
+        """Nothing is started yet: `open_run`, then `tick`. `arbiter` None: no other pools."""
         self.name = name
         self.policy = policy
         self.sensors = sensors
@@ -65,14 +80,17 @@ class Pool:
         self._journal = journal
         self._learner = learner
         self._clock = clock
-        self._commands: deque[Command] = deque(maxlen=64)
+        self._arbiter = arbiter or Arbiter()
+        self._commands: deque[Command] = deque(maxlen=_COMMANDS_MOST)
         self._actuating: asyncio.Task[Actuation] | None = None
         self._actuation_tick = 0
         self._refused: Actuation | None = None
-        self._recent: deque[tuple[float, Sketch, bool]] = deque()
-        self._counters: Counter[str] = Counter()
+        self._recent = RecentLatency()
+        self._counters = Tally()
         self._last_move: Decision | None = None
         self._last_move_wall_ns: int | None = None
+        self._held: Setting | None = None  # the newest setting that was no probe ...
+        self._held_before: Setting | None = None  # ... and the one before it
         self._last_phase = ""
         self._core_faults = 0
         self._index = 0
@@ -87,16 +105,56 @@ class Pool:
         self._index = 0
 
     async def adopt(self, policy: Policy, reason: str) -> None:
-        """Go on under another policy, in a run of its own, with all that was learned."""
+        """Go on under another policy, in a run of its own, with what was learned and still holds.
+
+        Raises PlantFault when the journal cannot be written; nothing has changed then.
+        """
+        await self.enter(self.prepare(policy), reason)
+
+    def prepare(self, policy: Policy) -> Prepared:
+        """Open the run in which `policy` will be in force; `enter` or `abandon` it."""
+        resume = carried(self.controller.resume(), self.policy, policy)
+        run_id = self._journal.begin_run(self.name, policy, resume, self._clock.wall_ns())
+        return Prepared(policy=policy, resume=resume, run_id=run_id)
+
+    async def enter(self, prepared: Prepared, reason: str) -> None:
+        """Put what was prepared in force: a move under way is broken off where it is."""
         await self.finish_actuation()
-        resume = self.controller.resume()
-        self._journal.end_run(self.run_id, reason, self._clock.wall_ns())
-        self.policy = policy
-        self.open_run(resume)
+        self._refused = None
+        self._learner.forget(self.name)  # it was asked under the other policy
+        self._end_run(self.run_id, reason)
+        self.policy, self.run_id = prepared.policy, prepared.run_id
+        self.controller = Controller(self.policy, prepared.resume)
+        self._index = 0
+
+    def abandon(self, prepared: Prepared) -> None:
+        """Close a run that will not be entered."""
+        self._end_run(prepared.run_id, "not entered: another pool's could not be opened")
+
+    def _end_run(self, run_id: int, reason: str) -> None:
+        try:
+            self._journal.end_run(run_id, reason, self._clock.wall_ns())
+        except PlantFault as fault:  # the next start will find it open, and say so
+            self._journal_failed(fault)
+
+    def ask(self, command: Command) -> str:
+        """Hand an operator's request to the next tick; else why it is refused, in a line."""
+        if len(self._commands) == _COMMANDS_MOST:
+            return f"{_COMMANDS_MOST} requests wait already"
+        why = refusal(command, self.snapshot, tuple(self._commands))
+        if not why:
+            self._commands.append(completed(command, self.snapshot))
+        return why
 
     def command(self, command: Command) -> None:
-        """Hand an operator's request to the next tick."""
+        """Hand a request of our own to the next tick."""
         self._commands.append(command)
+
+    @property
+    def hands_off(self) -> str:
+        """Why the level is not ours to restore, in words; empty when it is."""
+        _, overrides = calendar_at(self.policy, self._clock.wall_ns())
+        return hands_off(self.controller.kept, overrides)
 
     def count(self, name: str) -> None:
         """Count something that the host noticed (a late slot)."""
@@ -109,31 +167,52 @@ class Pool:
         (readings, took), (applied, fault) = await asyncio.gather(
             read_sensors(self.sensors, mono_ns), read_back(self.actuator)
         )
-        commands = tuple(self._commands)
-        self._commands.clear()
-        tick = Tick(
-            index=self._index,
-            mono_ns=mono_ns,
-            wall_ns=self._clock.wall_ns(),
-            readings=readings,
-            applied=applied,
-            actuation=self._outcome(),
-            commands=commands,
-            plan=self._plan(),
-            fault=fault,
-            learner_fault=self._learner.failure(self.name),
-        )
+        tick = self._tick(mono_ns, readings, applied, fault)
         self._index += 1
         decision = self._step(tick)
+        self._arbiter.took(self.name, self.policy, tick, decision)
         if decision is None:
             return None
         written = self._write(tick, decision)
         if decision.moves:
-            self._obey(decision, written=written)
+            self._obey(tick, decision, written=written)
         if decision.fit_request is not None:
             self._learner.submit(self.name, decision.fit_request)
         self._publish(tick, decision, took, time.perf_counter() - began)
         return decision
+
+    def _tick(
+        self, mono_ns: int, readings: tuple[Reading, ...], applied: Applied | None, fault: str
+    ) -> Tick:
+        """The Tick. No await from here to the step: the other pools would not know of it."""
+        wall_ns = self._clock.wall_ns()
+        quiet, overrides = calendar_at(self.policy, wall_ns)
+        share = self._arbiter.share(self.name, self.policy, readings, mono_ns)
+        return Tick(
+            index=self._index,
+            mono_ns=mono_ns,
+            wall_ns=wall_ns,
+            readings=readings,
+            applied=applied,
+            actuation=self._outcome(),
+            commands=self._asked(wall_ns),
+            plan=self._plan(),
+            fault=fault,
+            learner_fault=self._learner.failure(self.name),
+            quiet=quiet,
+            overrides=overrides,
+            may_probe=share.may_probe,
+            rival=share.rival,
+            room_bytes=share.room_bytes,
+            room_cores=share.room_cores,
+        )
+
+    def _asked(self, wall_ns: int) -> tuple[Command, ...]:
+        """What was asked since the last tick, after the end of a pin whose time has passed."""
+        over = expiry(self.controller.kept, wall_ns)
+        commands = (*(() if over is None else (over,)), *self._commands)
+        self._commands.clear()
+        return commands
 
     def _plan(self) -> Plan | None:
         plan = self._learner.take(self.name)
@@ -159,7 +238,11 @@ class Pool:
         return outcome
 
     def _result(self, task: asyncio.Task[Actuation]) -> Actuation:
-        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        error: BaseException | None
+        if not task.done():
+            error = PlantFault("broken off, and not yet at an end")
+        else:
+            error = PlantFault("broken off") if task.cancelled() else task.exception()
         if error is None:
             return task.result()
         if not isinstance(error, PlantFault):
@@ -170,19 +253,18 @@ class Pool:
             detail=str(error) or type(error).__name__,
         )
 
-    def _note(self, kind: str, text: str) -> None:
+    def note(self, kind: str, text: str) -> None:
+        """Keep an event in the journal."""
         try:
             self._journal.note(self.run_id, self._clock.wall_ns(), kind, text)
         except PlantFault as fault:  # it is in the log as well
-            self.journal_error = str(fault)
-            _LOG.error("%s: %s", self.name, fault)
+            self._journal_failed(fault)
 
     def _close_intent(self, outcome: Actuation) -> None:
         try:
             self._journal.close_intent(self.run_id, outcome, self._clock.wall_ns())
         except PlantFault as fault:  # recovery will find the intent open, and the world as it is
-            self.journal_error = str(fault)
-            _LOG.error("%s: %s", self.name, fault)
+            self._journal_failed(fault)
 
     def _step(self, tick: Tick) -> Decision | None:
         try:
@@ -191,7 +273,7 @@ class Pool:
             self._core_faults += 1
             self._counters["core_faults"] += 1
             _LOG.exception("%s: the core failed at tick %d", self.name, tick.index)
-            self._note("core_fault", f"tick {tick.index}: {error!r}")
+            self.note("core_fault", f"tick {tick.index}: {error!r}")
             if self._core_faults >= _FAULTS_MOST:
                 raise CoreFault(f"{self.name}: {self._core_faults} ticks in a row") from error
             return None
@@ -203,17 +285,25 @@ class Pool:
         try:
             self._journal.append(self.run_id, tick, decision)
         except PlantFault as fault:
-            if not self.journal_error:
-                _LOG.error("%s: %s", self.name, fault)
-            self.journal_error = str(fault)
+            self._journal_failed(fault)
             return False
         self.journal_error = ""
         return True
 
-    def _obey(self, decision: Decision, *, written: bool) -> None:
-        """Start moving. What is not journalled, or not in the envelope, is not done."""
+    def _journal_failed(self, fault: PlantFault) -> None:
+        if str(fault) != self.journal_error:
+            _LOG.error("%s: %s", self.name, fault)
+        self.journal_error = str(fault)
+
+    def _obey(self, tick: Tick, decision: Decision, *, written: bool) -> None:
+        """Start moving. What is not journalled, or leaves the envelope, is not done.
+
+        What is outside already (the policy has changed) may be brought in step by step.
+        """
         assert decision.setting is not None
-        wrong = violations(decision.setting, self.policy)
+        policy = narrowed(self.policy, tick.overrides)
+        there = () if tick.applied is None else violations(tick.applied.setting, policy)
+        wrong = [w for w in violations(decision.setting, policy) if w not in there]
         if wrong or not written:
             self._refused = Actuation(
                 decision_tick=decision.tick,
@@ -236,7 +326,7 @@ class Pool:
         if task is None:
             return
         task.cancel()
-        await asyncio.wait([task], timeout=1.0)
+        await asyncio.wait([task], timeout=_BREAK_OFF_S)
         self._close_intent(self._result(task))
 
     async def restore(self, decision: Decision) -> Actuation | None:
@@ -254,12 +344,14 @@ class Pool:
     ) -> None:
         sample = self.controller.sample
         assert sample is not None
-        self._tally(tick, decision)
+        self._counters.see(tick, decision)
         if decision.moves or decision.events or str(decision.phase) != self._last_phase:
             _LOG.info("%s", describe(self.name, decision))
         self._last_phase = str(decision.phase)
         if decision.moves:
             self._last_move, self._last_move_wall_ns = decision, tick.wall_ns
+        if not decision.probing and decision.setting != self._held:
+            self._held, self._held_before = decision.setting, self._held
         self.snapshot = PoolSnapshot(
             pool=self.name,
             run_id=self.run_id,
@@ -268,60 +360,19 @@ class Pool:
             baseline=self.controller.baseline,
             tick=tick,
             sample=sample,
-            recent=self._latency(sample),
+            recent=self._recent.see(sample),
             decision=decision,
             plan=self.controller.plan,
             last_move=self._last_move,
             last_move_wall_ns=self._last_move_wall_ns,
+            previous=self._held if decision.probing else self._held_before,
             learner=self._learner.state,
             learner_rss_bytes=self._learner.rss_bytes,
             tick_duration_s=spent_s,
             sensor_durations_s=took,
             counters=tuple(sorted(self._counters.items())),
-        )
-
-    def _tally(self, tick: Tick, decision: Decision) -> None:
-        counters = self._counters
-        counters["ticks"] += 1
-        counters[f"decisions:{decision.action}:{decision.reason}"] += 1
-        if decision.moves:
-            counters["moves"] += 1
-            if decision.action in (Action.PROBE, Action.DITHER):
-                counters["probes"] += 1
-            if decision.action is Action.RETREAT:
-                counters["retreats"] += 1
-        if decision.observation is not None:
-            counters["windows"] += 1
-        if tick.learner_fault:
-            counters["fit_failures"] += 1
-        before = self.snapshot.decision.guard_trips if self.snapshot is not None else ()
-        for reason in decision.guard_trips:
-            if reason not in before:  # a trip is counted when it begins
-                counters["guard_trips"] += 1
-                counters[f"guard_trips:{reason}"] += 1
-        if any(r.status in (Status.ERROR, Status.STALE) for r in tick.readings):
-            counters["sensor_failures"] += 1
-
-    def _latency(self, sample: Sample) -> Recent:
-        """Latency over the last ten seconds."""
-        if sample.latency is not None:
-            self._recent.append((sample.dt_s, sample.latency, sample.latency_estimated))
-        else:
-            self._recent.append((sample.dt_s, Sketch(), False))
-        while sum(dt for dt, _, _ in self._recent) > _RECENT_S and len(self._recent) > 1:
-            self._recent.popleft()
-        span = sum(dt for dt, _, _ in self._recent)
-        sketch = merged(s for _, s, _ in self._recent)
-        if not sketch.count:
-            return Recent(span_s=span)
-        return Recent(
-            span_s=span,
-            count=sketch.count,
-            p50_s=sketch.quantile(0.50),
-            p95_s=sketch.quantile(0.95),
-            p99_s=sketch.quantile(0.99),
-            jitter_s=sketch.std,
-            estimated=any(e for _, _, e in self._recent),
+            benefit=self.controller.benefit,
+            kept=self.controller.kept,
         )
 
 

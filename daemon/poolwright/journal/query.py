@@ -1,5 +1,6 @@
 """Reading a journal, also one that a daemon is writing: read-only, and never in its way."""
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from poolwright.journal.record import Step
 
 _DECISION = (
     "SELECT id, run, pool, tick, wall_ns, phase, action, reason, setting, moves, observed,"
-    " breached, plan_version FROM decisions"
+    " breached, plan_version, kinds, commands FROM decisions"
 )
 
 
@@ -53,6 +54,8 @@ class DecisionRow:
     observed: str | None  # the setting of the window that closed
     breached: bool
     plan_version: int | None
+    kinds: tuple[str, ...]  # of `KINDS`; version 1 knew neither advice nor holdouts
+    commands: tuple[dict[str, Any], ...]  # who asked for what, and why; not kept by version 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,9 +112,14 @@ class NoteRow:
     """An event of the daemon itself."""
 
     run: int
+    pool: str | None  # None: retention has dropped the run
     wall_ns: int
     kind: str
     text: str
+
+
+# What a decision is notable for.
+KINDS = ("advice", "command", "guard", "holdout", "move", "phase", "plan", "policy", "window")
 
 
 class JournalReader:
@@ -176,13 +184,18 @@ class JournalReader:
         return row["policy"], row["resume"]
 
     def decisions(
-        self, pool: str | None = None, *, since_wall_ns: int = 0, limit: int | None = None
+        self,
+        pool: str | None = None,
+        *,
+        kind: str | None = None,
+        since_wall_ns: int = 0,
+        limit: int | None = None,
     ) -> list[DecisionRow]:
-        """Notable decisions, oldest first; with a limit, the newest so many."""
+        """Notable decisions, oldest first; with a limit, the newest so many. `kind`: of `KINDS`."""
         rows = self._rows(
             f"{_DECISION} WHERE (?1 IS NULL OR pool = ?1) AND wall_ns >= ?2"
-            " ORDER BY id DESC LIMIT ?3",
-            pool, since_wall_ns, -1 if limit is None else limit,
+            " AND (?4 IS NULL OR instr(kinds, ' ' || ?4 || ' ')) ORDER BY id DESC LIMIT ?3",
+            pool, since_wall_ns, -1 if limit is None else limit, kind,
         )  # fmt: skip
         return [_decision(row) for row in reversed(rows)]
 
@@ -243,16 +256,24 @@ class JournalReader:
         )
         return [BatchRow(**row) for row in rows]
 
+    def dictionary(self, run: int) -> bytes | None:
+        """What all batches of a run but the first are compressed with; version 1 had none."""
+        found: bytes | None = self._rows("SELECT dictionary FROM runs WHERE id = ?", run)[0][
+            "dictionary"
+        ]
+        return found
+
     def lines(self, run: int, first_tick: int | None = None) -> Iterator[bytes]:
         """The lines of a run's kept ticks, undecoded; UnknownRecord where some are missing."""
         row = self.run(run)
+        dictionary = self.dictionary(run)
         seq = row.kept_seq if first_tick is None else None
         for batch in self.batches(run, first_tick):
             if seq is not None and batch.seq != seq:
                 raise record.UnknownRecord(
                     f"run {run}: batches {seq} to {batch.seq - 1} are missing"
                 )
-            yield from record.unpack(batch.blob)
+            yield from record.unpack(batch.blob, dictionary)
             seq = batch.seq + 1
         if seq is not None and seq < row.head_seq:
             raise record.UnknownRecord(
@@ -300,13 +321,23 @@ class JournalReader:
         )
         return [IntentRow(**row) for row in rows]
 
-    def notes(self, run: int | None = None) -> list[NoteRow]:
-        """Events of the daemon itself, oldest first."""
+    def notes(
+        self,
+        run: int | None = None,
+        *,
+        pool: str | None = None,
+        since_wall_ns: int = 0,
+        limit: int | None = None,
+    ) -> list[NoteRow]:
+        """Events of the daemon itself, oldest first; with a limit, the newest so many."""
         rows = self._rows(
-            "SELECT run, wall_ns, kind, text FROM notes WHERE ?1 IS NULL OR run = ?1 ORDER BY id",
-            run,
-        )
-        return [NoteRow(**row) for row in rows]
+            "SELECT n.run, r.pool, n.wall_ns, n.kind, n.text"
+            " FROM notes n LEFT JOIN main.runs r ON r.id = n.run"
+            " WHERE (?1 IS NULL OR n.run = ?1) AND (?2 IS NULL OR r.pool = ?2) AND n.wall_ns >= ?3"
+            " ORDER BY n.id DESC LIMIT ?4",
+            run, pool, since_wall_ns, -1 if limit is None else limit,
+        )  # fmt: skip
+        return [NoteRow(**row) for row in reversed(rows)]
 
     def quick_check(self) -> list[str]:
         """SQLite's own opinion of the file; empty when it has no complaint. Reads all of it."""
@@ -323,4 +354,10 @@ class JournalReader:
 
 
 def _decision(row: dict[str, Any]) -> DecisionRow:
-    return DecisionRow(**{**row, "moves": bool(row["moves"]), "breached": bool(row["breached"])})
+    read = {
+        "moves": bool(row["moves"]),
+        "breached": bool(row["breached"]),
+        "kinds": tuple(row["kinds"].split()),
+        "commands": tuple(json.loads(row["commands"] or "[]")),
+    }
+    return DecisionRow(**{**row, **read})

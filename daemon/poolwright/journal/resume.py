@@ -2,10 +2,11 @@
 
 import sqlite3
 
-from poolwright.core.model import Decision, Evidence, Plan, Resume, Setting
+from poolwright.core.model import Decision, Evidence, Kept, Phase, Plan, Resume, Setting
 from poolwright.journal import record
 
 EVIDENCE_MAX = 96  # as many as the core keeps
+BUDGET = ("probes_left", "probe_seconds_left", "slo_seconds_left")  # names in Decision.evidence
 
 
 def observed_ids(db: sqlite3.Connection, pool: str) -> list[int]:
@@ -35,7 +36,7 @@ def last_resume(db: sqlite3.Connection, pool: str) -> Resume | None:
     A record that cannot be read is left out, and `notes` says so: a restart must not fail on it.
     """
     row = db.execute(
-        "SELECT baseline, last_safe, weights FROM pools WHERE pool = ?", (pool,)
+        "SELECT baseline, last_safe, weights, kept FROM pools WHERE pool = ?", (pool,)
     ).fetchone()
     if row is None:
         return None
@@ -48,8 +49,48 @@ def last_resume(db: sqlite3.Connection, pool: str) -> Resume | None:
         last_safe=last_safe,
         evidence=_evidence(db, pool, record.decode(row[2], dict[str, float]), notes),
         plan=_newest_plan(db, pool, notes),
+        kept=_kept(row[3], notes),
+        budget=_budget(db, pool, notes),
         notes=tuple(notes),
     )
+
+
+def _kept(text: str | None, notes: list[str]) -> Kept:
+    """What was settled; when that cannot be read, it may have been `pause`."""
+    if text is None:
+        return Kept()
+    try:
+        return record.decode(text, Kept)
+    except record.UnknownRecord as error:
+        notes.append(f"paused until `resume`: what an operator had asked is unreadable: {error}")
+        return Kept(phase=Phase.PAUSED)
+
+
+def _budget(
+    db: sqlite3.Connection, pool: str, notes: list[str]
+) -> tuple[float, float, float] | None:
+    """What the newest decision says is left, so that dying buys nothing new.
+
+    None: the journal does not say (version 1 did not). Unreadable: nothing is left.
+    """
+    run, dictionary, resume = db.execute(
+        "SELECT id, dictionary, resume FROM runs WHERE pool = ? ORDER BY id DESC LIMIT 1", (pool,)
+    ).fetchone()
+    batch = db.execute(
+        "SELECT blob FROM batches WHERE run = ? ORDER BY seq DESC LIMIT 1", (run,)
+    ).fetchone()
+    try:
+        if batch is None:  # it died before it wrote anything
+            return record.unsqueeze(resume, Resume).budget
+        last = record.decode_line(record.unpack(batch[0], dictionary)[-1])
+    except record.UnknownRecord as error:
+        notes.append(f"the budgets begin empty: what was left is unreadable: {error}")
+        return (0.0, 0.0, 0.0)
+    numbers = dict(last.decision.evidence)
+    probes, seconds, slo = (numbers.get(name) for name in BUDGET)
+    if probes is None or seconds is None or slo is None:
+        return None
+    return probes, seconds, slo
 
 
 def _evidence(

@@ -1,8 +1,9 @@
 """Forgetting, a little at a time, so that no tick waits for it.
 
 By age, ticks and decisions go alike. By size, ticks go first (they are most of the file), then the
-oldest decisions. Never: a pool's baseline and last safe setting, notes, open intents, the newest
-run of each pool, its newest plan, and the observations that `last_resume` gives.
+oldest decisions. Never: a pool's baseline, last safe setting and what was settled of it, notes,
+open intents, the newest run of each pool, its newest plan, and the observations that `last_resume`
+gives.
 """
 
 import sqlite3

@@ -2,7 +2,14 @@
 
 import sqlite3
 
-from poolwright.core.model import Actuation, ActuationStatus, Decision, Observation, Setting
+from poolwright.core.model import (
+    Actuation,
+    ActuationStatus,
+    Decision,
+    Kept,
+    Observation,
+    Setting,
+)
 from poolwright.journal import record
 from poolwright.journal.pending import NOT_MOVED, Entry, Pending
 
@@ -37,24 +44,26 @@ def _write_decision(db: sqlite3.Connection, run: Pending, entry: Entry, decision
     seen: Observation | None = decision.observation
     db.execute(
         "INSERT INTO decisions (run, pool, tick, wall_ns, phase, action, reason, setting, moves,"
-        " observed, breached, plan_version, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " observed, breached, plan_version, body, kinds, commands)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             run.id, run.pool, entry.tick, entry.wall_ns, decision.phase, decision.action,
             decision.reason, None if decision.setting is None else str(decision.setting),
             decision.moves, None if seen is None else str(seen.setting),
             seen is not None and seen.breached, entry.plan_version, record.squeeze(decision),
+            entry.kinds, None if entry.commands is None else entry.commands.decode(),
         ),
     )  # fmt: skip
     if seen is not None and not seen.breached:
         set_pool(db, run.pool, "last_safe", seen.setting)
 
 
-def set_pool(db: sqlite3.Connection, pool: str, column: str, level: Setting) -> None:
-    """Keep a pool's `baseline` or `last_safe`."""
-    assert column in {"baseline", "last_safe"}
+def set_pool(db: sqlite3.Connection, pool: str, column: str, value: Setting | Kept) -> None:
+    """Keep a pool's `baseline`, `last_safe` or `kept`."""
+    assert column in {"baseline", "last_safe", "kept"}
     db.execute(
-        f"UPDATE pools SET {column} = ? WHERE pool = ?",  # noqa: S608 - one of two words
-        (record.encode(level).decode(), pool),
+        f"UPDATE pools SET {column} = ? WHERE pool = ?",  # noqa: S608 - one of three words
+        (record.encode(value).decode(), pool),
     )
 
 

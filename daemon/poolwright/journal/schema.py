@@ -62,7 +62,42 @@ CREATE TABLE notes (
 ) STRICT;
 """
 
-MIGRATIONS: tuple[str, ...] = (_TABLES,)
+# What version 1 can still tell of `kinds`; in it only an operator led into or out of PAUSED.
+_KINDS_1 = """
+    iif(before IS NOT phase AND 'paused' IN (before, phase), ' command ', '')
+    || iif(reason IN ('slo_breach', 'memory_breach', 'error_breach', 'cpu_breach'), ' guard ', '')
+    || iif(moves, ' move ', '') || iif(before IS NOT phase, ' phase ', '')
+    || iif(observed IS NOT NULL, ' window ', '')"""
+_DECISIONS_1 = (
+    "(SELECT *, lag(phase) OVER (PARTITION BY run ORDER BY id) AS before FROM main.decisions)"
+)
+
+# `kept`: what an operator or a proof has settled (core.model.Kept), as JSON. `kinds`: words, each
+# between spaces. `commands`: who asked for what in the tick, and why, as JSON. `dictionary`: the
+# line of the run's first batch that all later ones are compressed with.
+_KEPT_AND_KINDS = f"""
+ALTER TABLE pools ADD COLUMN kept TEXT;
+UPDATE pools SET kept = '{{"phase":"' || last.phase || '"}}'
+    FROM (SELECT pool, phase, max(id) FROM decisions GROUP BY pool) last
+    WHERE last.pool = pools.pool AND last.phase IN ('paused', 'manual');
+ALTER TABLE runs ADD COLUMN dictionary BLOB;
+ALTER TABLE decisions ADD COLUMN kinds TEXT NOT NULL DEFAULT '';
+ALTER TABLE decisions ADD COLUMN commands TEXT;
+UPDATE decisions SET kinds = found.words
+    FROM (SELECT id, {_KINDS_1} AS words FROM {_DECISIONS_1}) found
+    WHERE found.id = decisions.id
+"""  # noqa: S608 - constants only
+
+MIGRATIONS: tuple[str, ...] = (_TABLES, _KEPT_AND_KINDS)
+
+# What makes a file of an older version, read and not migrated, look like the newest.
+_VIEWS = {
+    1: (
+        "CREATE TEMP VIEW runs AS SELECT *, NULL AS dictionary FROM main.runs",
+        f"""CREATE TEMP VIEW decisions AS SELECT *, {_KINDS_1} AS kinds, NULL AS commands
+            FROM {_DECISIONS_1}""",  # noqa: S608 - constants only
+    )
+}
 
 
 def looks_like_journal(path: Path) -> bool:
@@ -84,7 +119,8 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
             f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=5.0
         )
         try:
-            check_version(db, path)
+            for view in _VIEWS.get(check_version(db, path), ()):
+                db.execute(view)
         except BaseException:
             db.close()
             raise
@@ -129,6 +165,8 @@ def create(path: Path) -> None:
         # A batch is about 3 KB: small pages waste less of the file (29.7 MB a day a pool against
         # 37.7 with 4 KB pages) and of every commit.
         db.execute("PRAGMA page_size = 1024")
+        db.execute("PRAGMA journal_mode = MEMORY")  # until it has its name, a crash loses nothing
+        db.execute("PRAGMA synchronous = OFF")
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only possible before the first table
         db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         migrate(db, fresh)
@@ -137,9 +175,15 @@ def create(path: Path) -> None:
         db.close()
     # The history is the operator's, not everybody's.
     fresh.chmod(0o640)
+    _sync(fresh)
     fresh.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Make a file, or the names in a folder, durable."""
+    opened = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(opened)
     finally:
-        os.close(folder)
+        os.close(opened)

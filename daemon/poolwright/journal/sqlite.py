@@ -3,8 +3,8 @@
 WAL mode, one writer (`lock.py`), any number of readers (`query.py`). Two strengths of commit:
 ticks are written in batches with `synchronous = NORMAL` (a power cut may take the last seconds,
 kill -9 only what is in memory), while whatever must be known after any crash (a run's begin and
-end, an intent, a note, a pool's baseline) commits with `synchronous = FULL`, which also makes
-every earlier commit durable.
+end, an intent, a note, a pool's baseline, what an operator settled) commits with
+`synchronous = FULL`, which also makes every earlier commit durable.
 
 On opening after a crash SQLite replays its own log; no full check is run, since that takes seconds
 a gigabyte and the daemon should be guarding. `last_resume` checks the newest batch of the pool and
@@ -89,7 +89,10 @@ class SqliteJournal:
         return db
 
     def begin_run(self, pool: str, policy: Policy, resume: Resume, wall_ns: int) -> int:
-        """Open a run, durably; its id. `resume.baseline`, when given, becomes the pool's."""
+        """Open a run, durably; its id.
+
+        `resume.baseline` and `.last_safe`, when given, become the pool's, and `.kept` always.
+        """
         policy_blob, resume_blob = record.squeeze(policy), record.squeeze(resume)
         genesis = record.genesis(pool, wall_ns, policy_blob, resume_blob)
         with self._transaction(durable=True) as db:
@@ -102,7 +105,11 @@ class SqliteJournal:
             for column, level in (("baseline", resume.baseline), ("last_safe", resume.last_safe)):
                 if level is not None:
                     rows.set_pool(db, pool, column, level)
+            rows.set_pool(db, pool, "kept", resume.kept)
             known = db.execute("SELECT baseline FROM pools WHERE pool = ?", (pool,)).fetchone()
+        for earlier in self._runs.values():
+            if earlier.pool == pool:
+                earlier.kept = None
         run_id = int(row[0])
         self._runs[run_id] = Pending(
             id=run_id,
@@ -115,7 +122,8 @@ class SqliteJournal:
         return run_id
 
     def append(self, run_id: int, tick: Tick, decision: Decision) -> None:
-        """Keep a tick and its decision; durable, with an intent, when the decision moves something.
+        """Keep a tick and its decision; durable, with an intent, when the decision moves something,
+        and when it has `kept` something.
 
         The first applied level ever read back of a pool becomes its baseline, durably.
         """
@@ -124,7 +132,7 @@ class SqliteJournal:
         baseline = None
         if not run.baseline_known and tick.applied is not None:
             baseline = tick.applied.setting
-        durable = decision.moves or baseline is not None
+        durable = decision.moves or baseline is not None or run.kept is not None
         if not (durable or run.failing or len(run.entries) >= run.due):
             return
         try:
@@ -191,13 +199,22 @@ class SqliteJournal:
             raise failure
 
     def end_run(self, run_id: int, reason: str, wall_ns: int) -> None:
-        """Close a run, durably; on PlantFault it stays open and may be closed again."""
-        self._flush_run(self._runs[run_id], durable=False)
+        """Close a run, durably; on PlantFault it stays open and may be closed again.
+
+        One that was opened for another policy and never entered leaves nothing: else the pool's
+        newest run would not be the one that goes on.
+        """
+        run = self._runs[run_id]
+        goes_on = any(other.pool == run.pool and other.id < run.id for other in self._runs.values())
+        self._flush_run(run, durable=False)
         with self._transaction(durable=True) as db:
-            db.execute(
-                "UPDATE runs SET ended_wall_ns = ?, end_reason = ? WHERE id = ?",
-                (wall_ns, reason, run_id),
-            )
+            if run.last_tick is None and goes_on:
+                db.execute("DELETE FROM runs WHERE id = ?", (run_id,))
+            else:
+                db.execute(
+                    "UPDATE runs SET ended_wall_ns = ?, end_reason = ? WHERE id = ?",
+                    (wall_ns, reason, run_id),
+                )
         del self._runs[run_id]
 
     def last_resume(self, pool: str) -> Resume | None:
@@ -248,7 +265,11 @@ class SqliteJournal:
                     rows.close_intent(db, run.id, actuation, wall_ns)
             if baseline is not None:
                 rows.set_pool(db, run.pool, "baseline", baseline)
-        run.gap = None
+            if run.kept is not None:
+                rows.set_pool(db, run.pool, "kept", run.kept)
+        if run.next_seq == 0 and entries:
+            run.dictionary = entries[-1].line
+        run.gap = run.kept = None
         run.head_hash = head
         run.next_seq += bool(entries)
         for entry in entries:
@@ -260,7 +281,7 @@ class SqliteJournal:
 
     def _write_batch(self, db: sqlite3.Connection, run: Pending, entries: list[Entry]) -> str:
         """The batch, its rows and intents; the hash it leaves at the head of the chain."""
-        blob = record.pack([entry.line for entry in entries])
+        blob = record.pack([entry.line for entry in entries], run.dictionary)
         header = (
             run.id, run.next_seq, len(entries), entries[0].tick, entries[-1].tick,
             entries[0].wall_ns, entries[-1].wall_ns,
@@ -275,6 +296,9 @@ class SqliteJournal:
             "UPDATE runs SET head_seq = ?, head_hash = ? WHERE id = ?",
             (run.next_seq + 1, head, run.id),
         )
+        if run.next_seq == 0:
+            line = entries[-1].line
+            db.execute("UPDATE runs SET dictionary = ? WHERE id = ?", (line, run.id))
         for entry in entries:
             rows.write_entry(db, run, entry)
         return head

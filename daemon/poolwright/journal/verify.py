@@ -54,6 +54,7 @@ class _Run:
         self._run = run
         self._rows: dict[int, DecisionRow] = {}
         self._last_tick: int | None = None
+        self._dictionary: bytes | None = None
         self.damage: list[str] = []
         self.batches = 0
         self.ticks = 0
@@ -62,6 +63,7 @@ class _Run:
         """Fill `damage`."""
         self._check_start()
         self._rows = {row.tick: row for row in self._reader.decisions_of_run(self._run.id)}
+        self._dictionary = self._reader.dictionary(self._run.id)
         intents = {intent.tick for intent in self._reader.intents(self._run.id)}
         head, seq = self._run.kept_hash, self._run.kept_seq
         first_kept: int | None = None
@@ -95,7 +97,7 @@ class _Run:
     def _check_batch(self, batch: BatchRow, intents: set[int]) -> None:
         self.batches += 1
         try:
-            lines = record.unpack(batch.blob)
+            lines = record.unpack(batch.blob, self._dictionary)
         except record.UnknownRecord as error:
             self._say(f"batch {batch.seq}: {error}")
             return
@@ -125,7 +127,9 @@ class _Run:
         shown = (row.phase, row.action, row.reason, row.moves)
         written = (decision.phase, decision.action, decision.reason, decision.moves)
         try:
-            same = shown == written and self._reader.body(row.id) == record.encode(decision)
+            # Through the present types on both sides: a field may have been added since.
+            body = record.encode(self._reader.full_decision(row.id))
+            same = shown == written and body == record.encode(decision)
         except PlantFault as error:
             self._say(f"decision {row.id}: {error}")
             return

@@ -4,7 +4,9 @@ Fields may be str, int, float, bool, the quantities of `core.units`, Literal, St
 tuple[X, ...], dict[str, X], X | None, another dataclass, or a class with a `bind_node` of its own.
 Metadata of a field: `doc` (for the JSON Schema), `min` and `max` (inclusive), `above` and `below`
 (exclusive), `pattern` (a regular expression for a str; `says` words its failure), `keys` (the
-names a dictionary may have), `nonempty`.
+names a dictionary may have), `keys_like` (a regular expression of further names; on a field of a
+dataclass without `keys`: the field is a dictionary of the keys that look like it, of which
+`examples` names some), `nonempty`.
 
 A dataclass may have `contradictions()`, which yields what its fields together get wrong, with
 places (a PolicyError or ValueError of its `__post_init__` points at the whole), and `REFUSED`, a
@@ -27,14 +29,11 @@ from typing import Any, Literal, TypeVar
 
 from poolwright.core.errors import PolicyError
 from poolwright.core.units import Quantity
-from poolwright.policy import quantities
+from poolwright.policy import quantities, scalars
 from poolwright.policy.tree import Listing, Mapping, Mark, Node, Problems, Scalar
 
 T = TypeVar("T")
 
-_INT = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
-_FLOAT = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
-_NOT_TEXT = re.compile(r"~|null|true|false|yes|no|on|off|[-+]?\.(?:inf|nan)", re.IGNORECASE)
 _RANGES: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
     "min": (operator.ge, "less than"),
     "max": (operator.le, "more than"),
@@ -42,6 +41,7 @@ _RANGES: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
     "below": (operator.lt, "not less than"),
 }
 _UNBOUND: Any = object()  # what a node gives that could not be bound
+_ABSENT: Any = object()  # what a field is given that is not written
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,12 +49,14 @@ class Contradiction:
     """Fields that are each well formed and together make no sense.
 
     `at` leads from the dataclass to the node to point at; `uses` names the fields it rests on: when
-    one of them could not be bound, nothing is said.
+    one of them could not be bound, nothing is said. `{other}` in the message stands for the place
+    of the node at `other`.
     """
 
     at: tuple[str | int, ...]
     uses: tuple[str, ...]
     message: str
+    other: tuple[str | int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -89,21 +91,42 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(words)}"
 
 
-def bind(node: Node, kind: type[T], problems: Problems, base: Path, skip: str = "") -> T | None:
+def bind(
+    node: Node,
+    kind: type[T],
+    problems: Problems,
+    base: Path,
+    skip: str = "",
+    *,
+    null_removes: bool = False,
+) -> T | None:
     """`node` as an instance of the dataclass `kind`; None when `problems` has grown.
 
-    Relative paths are resolved against `base`. The key `skip` is not looked at.
+    Relative paths are resolved against `base`. The key `skip` is not looked at. With `null_removes`
+    a key given as null counts as not given.
     """
-    bound = Binder(problems, base).dataclass(node, kind, "", skip)
+    bound = Binder(problems, base, null_removes=null_removes).dataclass(node, kind, "", skip)
     return None if bound is _UNBOUND else typing.cast("T", bound)
+
+
+def look_over(
+    node: Node, kind: type, problems: Problems, base: Path, *, null_removes: bool
+) -> None:
+    """Note what is wrong with a part of a `kind` whose other parts stand in other files."""
+    Binder(problems, base, null_removes=null_removes, partial=True).dataclass(node, kind, "")
 
 
 class Binder:
     """One pass over one tree. Methods give the value, or `_UNBOUND` after noting a problem."""
 
-    def __init__(self, problems: Problems, base: Path) -> None:
+    def __init__(
+        self, problems: Problems, base: Path, *, null_removes: bool = False, partial: bool = False
+    ) -> None:
+        """With `partial` what is missing is not wrong, and the whole is not judged."""
         self.problems = problems
         self.base = base
+        self._null_removes = null_removes
+        self._partial = partial
 
     def refuse(self, mark: Mark, where: str, message: str) -> Any:
         """Note a problem of the key path `where`."""
@@ -119,14 +142,10 @@ class Binder:
         values: dict[str, Any] = {}
         unbound: set[str] = set()
         for spec in specs:
-            below = node.get(spec.name)
-            if below is not None:
-                values[spec.name] = self.value(
-                    below, spec.annotation, _join(where, spec.name), spec
-                )
-            elif spec.required:
-                values[spec.name] = self.refuse(node.mark, where, f"{spec.name!r} is missing")
-            if values.get(spec.name) is _UNBOUND:
+            values[spec.name] = self._field(node, spec, where)
+            if values[spec.name] is _ABSENT:
+                del values[spec.name]
+            elif values[spec.name] is _UNBOUND:
                 unbound.add(spec.name)
                 values[spec.name] = None if spec.required else spec.default
         if any(spec.required and spec.name in unbound for spec in specs):
@@ -135,12 +154,47 @@ class Binder:
             made = kind(**values)
         except (PolicyError, ValueError) as error:  # a `__post_init__` that refuses
             return _UNBOUND if unbound else self.refuse(node.mark, where, str(error))
+        if self._partial and not where:
+            return _UNBOUND
         sound = not unbound
         for wrong in _contradictions(made):
-            if not unbound.intersection(wrong.uses):
-                self.refuse(_mark_of(node, wrong.at), _join(where, *wrong.at), wrong.message)
+            elsewhere = self._partial and any(node.get(use) is None for use in wrong.uses)
+            if not elsewhere and not unbound.intersection(wrong.uses):
+                self._contradiction(node, wrong, where)
                 sound = False
         return made if sound else _UNBOUND
+
+    def _contradiction(self, node: Mapping, wrong: Contradiction, where: str) -> None:
+        """Note it, with the places of what it rests on in other files."""
+        mark = _mark_of(node, wrong.at)
+        message = wrong.message.replace("{other}", str(_mark_of(node, wrong.other)))
+        uses = [node.get(use) for use in wrong.uses if use not in wrong.at[:1]]
+        elsewhere = [
+            str(use.mark) for use in uses if use is not None and use.mark.file != mark.file
+        ]
+        if elsewhere and not wrong.other:
+            message += f"; see {' and '.join(dict.fromkeys(elsewhere))}"
+        self.refuse(mark, _join(where, *wrong.at), message)
+
+    def _field(self, node: Mapping, spec: FieldSpec, where: str) -> Any:
+        """What a field is given; `_ABSENT` when its default is wanted."""
+        if collects(spec):
+            like = re.compile(spec.metadata["keys_like"])
+            found = tuple(entry for entry in node.entries if like.fullmatch(entry[0].text))
+            return self.value(Mapping(node.mark, found), spec.annotation, where, spec)
+        below = node.get(spec.name)
+        if below is not None and not self._removed(below):
+            return self.value(below, spec.annotation, _join(where, spec.name), spec)
+        if not spec.required:
+            return _ABSENT
+        if self._partial:
+            return _UNBOUND
+        mark = node.mark if below is None else below.mark
+        removed = "" if below is None else "; null removes it here"
+        return self.refuse(mark, where, f"{spec.name!r} is missing{removed}")
+
+    def _removed(self, node: Node) -> bool:
+        return self._null_removes and isinstance(node, Scalar) and node.is_null
 
     def value(self, node: Node, annotation: Any, where: str, spec: FieldSpec) -> Any:
         """Bind a node by an annotation. TypeError for an annotation that is not supported."""
@@ -178,8 +232,9 @@ class Binder:
             return self.refuse(node.mark, where, f"{_shown(node)} is not a list")
         if spec.metadata.get("nonempty") and not node.items:
             return self.refuse(node.mark, where, "is empty; at least one is wanted")
+        whole = Binder(self.problems, self.base)  # items are not merged: each is complete
         items = [
-            self.value(item, args[0], _join(where, index), spec)
+            whole.value(item, args[0], _join(where, index), spec)
             for index, item in enumerate(node.items)
         ]
         return _UNBOUND if _UNBOUND in items else tuple(items)
@@ -190,13 +245,14 @@ class Binder:
         if spec.metadata.get("nonempty") and not node.entries:
             return self.refuse(node.mark, where, "is empty; at least one is wanted")
         known = spec.metadata.get("keys")
+        like = spec.metadata.get("keys_like", "")
         bound = {}
         for key, below in node.entries:
-            if known is not None and key.text not in known:
+            if known and key.text not in known and not re.fullmatch(like, key.text):
                 bound[key.text] = self.refuse(
                     key.mark, where, f"unknown key {key.text!r}{suggestion(key.text, known)}"
                 )
-            else:
+            elif not self._removed(below):
                 bound[key.text] = self.value(below, annotation, _join(where, key.text), spec)
         return _UNBOUND if _UNBOUND in bound.values() else bound
 
@@ -216,7 +272,7 @@ class Binder:
             return _one_of(node, typing.get_args(annotation))
         if isinstance(annotation, type) and issubclass(annotation, StrEnum):
             return annotation(_one_of(node, [str(member) for member in annotation]))
-        reader = _READERS.get(annotation)
+        reader = scalars.READERS.get(annotation)
         if reader is None:
             raise TypeError(f"no binding for fields of type {annotation}")
         return reader(node)
@@ -224,7 +280,7 @@ class Binder:
     def _quantity(self, node: Scalar, kind: str) -> Any:
         if not node.text and node.plain:
             raise ValueError(f"is not {quantities.EXAMPLES[kind]}")
-        if not node.plain and kind in quantities.BARE and _FLOAT.fullmatch(node.text):
+        if not node.plain and kind in quantities.BARE and scalars.FLOAT.fullmatch(node.text):
             raise ValueError("is text; a number stands without quotes")
         value = quantities.parse(kind, node.text)
         if isinstance(value, float) and not math.isfinite(value):
@@ -238,14 +294,18 @@ class Binder:
         return f"{scheme}{self.base / bare}"
 
     def _unknown_keys(self, node: Mapping, kind: type, where: str, skip: str) -> None:
-        known = [spec.name for spec in field_specs(kind)]
+        specs = field_specs(kind)
+        known = [spec.name for spec in specs if not collects(spec)]
+        like = "|".join(spec.metadata["keys_like"] for spec in specs if collects(spec))
+        for spec in specs:
+            known += spec.metadata.get("examples", ())
         refused: dict[str, str] = getattr(kind, "REFUSED", {})
         for key, _ in node.entries:
             if key.text in refused:
                 self.refuse(key.mark, _join(where, key.text), refused[key.text])
             elif key.text == "<<":
                 self.refuse(key.mark, where, "a merge key, <<; write the keys out")
-            elif key.text not in known and key.text != skip:
+            elif key.text not in {*known, skip} and not re.fullmatch(like, key.text):
                 hint = suggestion(key.text, known)
                 self.refuse(key.mark, where, f"unknown key {key.text!r}{hint}")
 
@@ -256,6 +316,11 @@ def quantity_of(annotation: Any) -> str | None:
         if isinstance(extra, Quantity):
             return extra.kind
     return None
+
+
+def collects(spec: FieldSpec) -> bool:
+    """Whether a field is no key but collects the keys of its mapping that look alike."""
+    return "keys_like" in spec.metadata and "keys" not in spec.metadata
 
 
 def _contradictions(made: Any) -> Iterable[Contradiction]:
@@ -310,46 +375,3 @@ def _one_of(node: Scalar, known: Iterable[Any]) -> Any:
         if node.text == str(word) and (node.plain or isinstance(word, str)):
             return word
     raise ValueError(f"is not known here{suggestion(node.text, [str(word) for word in known])}")
-
-
-def _read_text(node: Scalar) -> str:
-    if not node.plain:
-        return node.text
-    if not node.text:
-        raise ValueError("is not a text")
-    if _FLOAT.fullmatch(node.text) or _NOT_TEXT.fullmatch(node.text):
-        raise ValueError(f'is not a text; in quotes it is: "{node.text}"')
-    return node.text
-
-
-def _read_int(node: Scalar) -> int:
-    if node.plain and _INT.fullmatch(node.text):
-        return int(node.text)
-    if not node.plain and _INT.fullmatch(node.text):
-        raise ValueError("is text; a number stands without quotes")
-    raise ValueError("is not a whole number")
-
-
-def _read_float(node: Scalar) -> float:
-    if not _FLOAT.fullmatch(node.text):
-        raise ValueError("is not a number")
-    if not node.plain:
-        raise ValueError("is text; a number stands without quotes")
-    value = float(node.text)
-    if not math.isfinite(value):
-        raise ValueError("is not a finite number")
-    return value
-
-
-def _read_bool(node: Scalar) -> bool:
-    if node.plain and node.text in ("true", "false"):
-        return node.text == "true"
-    raise ValueError("is neither true nor false")
-
-
-_READERS: dict[Any, Any] = {
-    str: _read_text,
-    int: _read_int,
-    float: _read_float,
-    bool: _read_bool,
-}

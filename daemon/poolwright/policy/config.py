@@ -47,6 +47,19 @@ def _doc(text: str, **metadata: Any) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SharedBudget:
+    """What all pools of this daemon together may use; None: no such bound."""
+
+    memory: Bytes | None = field(
+        default=None,
+        metadata=_doc("no pool grows when all of them would then use more", min=2**20),
+    )
+    cpu: float | None = field(
+        default=None, metadata=_doc("CPUs; no pool grows when all would then use more", above=0)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PoolConfig:
     """One pool: what moves it, what sees it, and by which policy."""
 
@@ -78,6 +91,10 @@ class DaemonConfig:
         default="/run/poolwright/control.sock",
         metadata=_doc("the UNIX socket for commands that change something"),
     )
+    control_group: str | None = field(
+        default=None,
+        metadata=_doc("a group whose members may command, beside root and the daemon's own user"),
+    )
     journal: PathText = field(
         default="/var/lib/poolwright/journal.db", metadata=_doc("the SQLite file of what happened")
     )
@@ -90,9 +107,20 @@ class DaemonConfig:
     policies: PathText = field(
         default="/etc/poolwright/policies.d", metadata=_doc("the folder of your own policies")
     )
+    watch: bool = field(
+        default=True,
+        metadata=_doc("read this file and the policies again when they change; false: on SIGHUP"),
+    )
     cadence: Seconds | None = field(
         default=None,
         metadata=_doc("time from tick to tick; left out: as the policies say", min=0.1, max=60),
+    )
+    budget: SharedBudget = field(
+        default_factory=SharedBudget, metadata=_doc("what all pools together may use")
+    )
+    experiment_lock: PathText | None = field(
+        default=None,
+        metadata=_doc("a file, the same for all daemons of a host: one of them tries at a time"),
     )
     pools: tuple[PoolConfig, ...] = field(metadata=_doc("what is sized", nonempty=True))
 

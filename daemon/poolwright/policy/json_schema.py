@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from poolwright.policy import quantities
-from poolwright.policy.bind import FieldSpec, field_specs, quantity_of
+from poolwright.policy.bind import FieldSpec, collects, field_specs, quantity_of
 from poolwright.policy.config import AdapterConfig, DaemonConfig
 from poolwright.policy.schema import PolicyFile
 
@@ -29,14 +29,28 @@ _PLAIN: dict[Any, str] = {str: "string", int: "integer", float: "number", bool: 
 
 
 def policy_schema() -> Schema:
-    """The schema of a policy file."""
-    return _Writer({}).document(PolicyFile, "poolwright policy")
+    """The schema of a policy file: a whole policy, one that extends another, or a layer.
+
+    The last two give only what they change, in which null takes away what lies below.
+    """
+    writer = _Writer({})
+    whole = writer.variant("Policy", PolicyFile, part=False, without=("extends", "pools"))
+    extension = writer.variant(
+        "Extension", PolicyFile, without=("pools",), required=("version", "name", "extends")
+    )
+    layer = writer.variant(
+        "Layer", PolicyFile, without=("name", "extends"), required=("version", "pools")
+    )
+    extends = {"if": {"required": ["extends"]}, "then": extension, "else": whole}
+    choice = {"if": {"required": ["pools"]}, "then": layer, "else": extends}
+    return writer.document("poolwright policy", {"type": "object", **choice})
 
 
 def config_schema(sensors: Mapping[str, type], actuators: Mapping[str, type]) -> Schema:
     """The schema of a daemon's configuration; the tables give the `Options` of each kind."""
     tables = {"sensors": sensors, "actuator": actuators}
-    return _Writer(tables).document(DaemonConfig, "poolwright configuration")
+    writer = _Writer(tables)
+    return writer.document("poolwright configuration", writer.object(DaemonConfig))
 
 
 class _Writer:
@@ -46,9 +60,10 @@ class _Writer:
         self._adapters = adapters
         self._defs: Schema = {}
         self._kinds: dict[str, Any] = {}
+        self._part = False  # whether what is written may be a part, completed by other files
 
-    def document(self, kind: type, title: str) -> Schema:
-        body = self._object(kind)
+    def document(self, title: str, body: Schema) -> Schema:
+        """The whole schema."""
         return {
             "$schema": _DIALECT,
             "title": title,
@@ -56,24 +71,65 @@ class _Writer:
             "$defs": dict(sorted(self._defs.items())),
         }
 
-    def _object(self, kind: type) -> Schema:
+    def variant(
+        self,
+        name: str,
+        kind: type,
+        *,
+        without: tuple[str, ...],
+        part: bool = True,
+        required: tuple[str, ...] = (),
+    ) -> Schema:
+        """A reference to a definition of `kind` without some of its fields."""
+        self._part = part
+        body = self.object(kind)
+        for field in without:
+            del body["properties"][field]
+        if required:
+            body["required"] = list(required)
+        self._part = False
+        self._defs[name] = body
+        return {"$ref": f"#/$defs/{name}"}
+
+    def object(self, kind: type) -> Schema:
+        """What a dataclass takes."""
         specs = field_specs(kind)
-        required = [spec.name for spec in specs if spec.required]
+        required = [] if self._part else [spec.name for spec in specs if spec.required]
+        alike = {
+            f"^(?:{spec.metadata['keys_like']})$": self._described(
+                self._type(typing.get_args(spec.annotation)[1], spec), spec
+            )
+            for spec in specs
+            if collects(spec)
+        }
         schema: Schema = {
             "description": _summary(kind),
             "type": "object",
-            "properties": {spec.name: self._field(spec) for spec in specs},
+            "properties": {spec.name: self._field(spec) for spec in specs if not collects(spec)},
+            **({"patternProperties": alike} if alike else {}),
             "additionalProperties": False,
         }
         return {**schema, "required": required} if required else schema
 
     def _field(self, spec: FieldSpec) -> Schema:
-        schema = self._type(spec.annotation, spec)
-        if "doc" in spec.metadata:
-            schema = {"description": spec.metadata["doc"], **schema}
+        schema = self._described(self._type(spec.annotation, spec), spec)
         if not spec.required and not dataclasses.is_dataclass(spec.default):
             schema["default"] = _default(spec)
         return schema
+
+    def _described(self, schema: Schema, spec: FieldSpec) -> Schema:
+        schema = self._or_null(schema)
+        return {"description": spec.metadata["doc"], **schema} if "doc" in spec.metadata else schema
+
+    def _or_null(self, schema: Schema) -> Schema:
+        """In a part null takes away what another file gives."""
+        if not self._part or {"type": "null"} in schema.get("anyOf", ()):
+            return schema
+        return (
+            {"anyOf": [*schema["anyOf"], {"type": "null"}]}
+            if list(schema) == ["anyOf"]
+            else {"anyOf": [schema, {"type": "null"}]}
+        )
 
     def _type(self, annotation: Any, spec: FieldSpec) -> Schema:
         origin, args = typing.get_origin(annotation), typing.get_args(annotation)
@@ -87,7 +143,10 @@ class _Writer:
             return {"enum": list(args)}
         if origin is tuple:
             least = {"minItems": 1} if spec.metadata.get("nonempty") else {}
-            return {"type": "array", "items": self._type(args[0], spec), **least}
+            part, self._part = self._part, False  # items are not merged: each is complete
+            items = self._type(args[0], spec)
+            self._part = part
+            return {"type": "array", "items": items, **least}
         if origin is dict:
             return self._dictionary(args[1], spec)
         if dataclasses.is_dataclass(annotation):
@@ -97,9 +156,14 @@ class _Writer:
         return {"type": _PLAIN[annotation], **_limits(spec)}
 
     def _dictionary(self, annotation: Any, spec: FieldSpec) -> Schema:
-        schema: Schema = {"type": "object", "additionalProperties": self._type(annotation, spec)}
+        below = self._or_null(self._type(annotation, spec))
+        schema: Schema = {"type": "object", "additionalProperties": below}
         if "keys" in spec.metadata:
-            schema["propertyNames"] = {"enum": list(spec.metadata["keys"])}
+            names: Schema = {"enum": list(spec.metadata["keys"])}
+            if "keys_like" in spec.metadata:
+                like = {"pattern": f"^(?:{spec.metadata['keys_like']})$"}
+                names = {"anyOf": [names, like]}
+            schema["propertyNames"] = names
         if spec.metadata.get("nonempty"):
             schema["minProperties"] = 1
         return schema
@@ -107,10 +171,10 @@ class _Writer:
     def _definition(self, kind: Any, spec: FieldSpec) -> str:
         if kind is AdapterConfig:
             return self._adapter(spec.name)
-        name = str(kind.__name__)
+        name = str(kind.__name__) + ("Part" if self._part else "")
         if name not in self._defs:
             self._kinds[name] = kind
-            self._defs[name] = self._object(kind)
+            self._defs[name] = self.object(kind)
         assert self._kinds[name] is kind, f"two classes are called {name}"
         return name
 
@@ -120,7 +184,7 @@ class _Writer:
             kinds = sorted(self._adapters[table])
             choices = []
             for kind in kinds:
-                options = self._object(self._adapters[table][kind])
+                options = self.object(self._adapters[table][kind])
                 options["properties"] = {"kind": {"const": kind}} | options["properties"]
                 options["required"] = ["kind", *options.get("required", [])]
                 self._defs[f"{table}.{kind}"] = options

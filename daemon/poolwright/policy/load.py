@@ -1,170 +1,118 @@
-"""Policies: found by name, read from YAML, made into what the core obeys."""
+"""Policies: read from YAML, made into what the core obeys."""
 
-import os
 from collections.abc import Collection
 from pathlib import Path
 
-from poolwright.core import policy as core_policy
-from poolwright.core.errors import PlantFault, PolicyError
-from poolwright.core.signals import RESPONSE_NAMES
-from poolwright.policy.bind import bind, field_specs, suggestion
-from poolwright.policy.schema import PolicyFile, SloRules
+from poolwright.core.errors import PolicyError
+from poolwright.core.policy import Policy
+from poolwright.core.signals import quantile_of
+from poolwright.policy.layers import Source
+from poolwright.policy.library import Effective, Library, is_path, shipped_policies, yaml_files
 from poolwright.policy.tree import Document, read_document
 
+__all__ = [
+    "bind_policy",
+    "check_layer",
+    "effective_policy",
+    "find_policy",
+    "is_path",
+    "load_policy",
+    "resolve",
+    "shipped_policies",
+    "unseen",
+    "yaml_files",
+]
+
 # A response can be seen when a sensor gives all signals of one of these sets (`core.derive`).
+_TIMES = (frozenset({"latency_s"}), frozenset({"service_time_s"}))
 _SEEN_THROUGH: dict[str, tuple[frozenset[str], ...]] = {
     "throughput_rps": (frozenset({"throughput_rps"}),),
-    "jitter_s": (frozenset({"latency_s"}), frozenset({"service_time_s"})),
-    "latency_p50_s": (frozenset({"latency_s"}), frozenset({"service_time_s"})),
-    "latency_p95_s": (frozenset({"latency_s"}), frozenset({"service_time_s"})),
-    "latency_p99_s": (frozenset({"latency_s"}), frozenset({"service_time_s"})),
+    "jitter_s": _TIMES,
     "power_w": (frozenset({"power_w"}),),
     "cpu_cores": (frozenset({"cpu_cores"}),),
     "memory_bytes": (frozenset({"memory_bytes"}),),
     "error_ratio": (frozenset({"errors_rps", "throughput_rps"}),),
 }
+_PRICED = {"core_hour": "cpu_cores", "gib_hour": "memory_bytes", "kwh": "power_w"}
 
 
-def load_policy(path: Path) -> core_policy.Policy:
-    """The policy in a YAML file.
+def load_policy(path: Path) -> Policy:
+    """The policy in a YAML file, with what it extends (of the same folder, or shipped).
 
-    Raises PolicyError with every problem of the file, each as `FILE:LINE:COL: message`, and
-    PlantFault when it cannot be read.
+    Raises PolicyError with every problem, each as `FILE:LINE:COL: message`, and PlantFault when a
+    file cannot be read. Layers are not looked at: they need a pool (`resolve`).
     """
     return bind_policy(read_document(path), path.parent)
 
 
-def bind_policy(document: Document, base: Path) -> core_policy.Policy:
+def bind_policy(document: Document, base: Path) -> Policy:
     """The policy in a document already read; PolicyError as `load_policy`."""
-    written = bind(document.root, PolicyFile, document.problems, base)
-    document.problems.check()
-    assert written is not None, "what cannot be bound is a problem"
-    return _policy(written, document.sha256)
+    return effective_policy(document, base).policy
+
+
+def effective_policy(document: Document, base: Path) -> Effective:
+    """The policy in a document with the tree it is made of; PolicyError as `load_policy`."""
+    source = Source.of(document, Path(document.root.mark.file))
+    if source.is_layer:
+        message = "this is a layer; a policy has a `name`"
+        raise PolicyError(f"{source.root.mark}: {message}")
+    library = Library(base if source.has("extends") else None)
+    made = library.alone(source)
+    library.check()
+    assert made is not None, "what cannot be bound is a problem"
+    return made
 
 
 def find_policy(name_or_path: str, policies_dir: Path | None) -> Path:
     """The file of a policy.
 
     A text with a slash or ending in .yaml is a path, relative ones to the working directory. A name
-    is looked for as NAME.yaml among the operator's (`policies_dir`), then among the shipped ones.
-    Raises PolicyError, with a suggestion, when there is none, and PlantFault when the operator's
-    folder exists and cannot be listed: the shipped policy of the same name is not what was meant.
+    is looked for among the operator's policies (`policies_dir`), then among the shipped ones.
+    Raises PolicyError, with a suggestion, when there is none, or when a file of the folder is
+    wrong, and PlantFault when the folder exists and cannot be read: the shipped policy of the same
+    name is then not what was meant.
     """
-    if is_path(name_or_path):
-        if not os.path.lexists(name_or_path):
-            raise PolicyError(f"policy {name_or_path!r}: there is no such file")
-        return Path(name_or_path)
-    known: dict[str, Path] = {}
-    for folder in (shipped_policies(), policies_dir):
-        if folder is not None:
-            known |= {path.stem: path for path in yaml_files(folder)}
-    if name_or_path not in known:
-        raise PolicyError(
-            f"policy {name_or_path!r} does not exist{suggestion(name_or_path, known)}"
-        )
-    return known[name_or_path]
+    library = Library(policies_dir)
+    library.look_over_folder()
+    source = library.find(name_or_path)
+    library.check()
+    assert source is not None, "what cannot be read is a problem"
+    return source.path
 
 
-def yaml_files(folder: Path) -> list[Path]:
-    """The *.yaml files of a folder, sorted; none when it does not exist.
+def check_layer(document: Document) -> None:
+    """Raise PolicyError with what is wrong with a layer by itself; else do nothing."""
+    library = Library(None)
+    library.look_over(Source.of(document, Path(document.root.mark.file)))
+    library.check()
 
-    Raises PlantFault when it cannot be listed (`Path.glob` would call it empty).
+
+def resolve(pool: str, policy_ref: str, policies_dir: Path | None) -> Policy:
+    """The policy of a pool: `policy_ref` (a name or a file), what it extends, and its layers.
+
+    Raises PolicyError and PlantFault as `load_policy`, for all files of the folder.
     """
-    try:
-        return sorted(path for path in folder.iterdir() if path.suffix == ".yaml")
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise PlantFault(f"{folder}: cannot be listed: {error.strerror}") from error
+    library = Library(policies_dir)
+    library.look_over_folder()
+    made = library.effective(policy_ref, pool)
+    library.check()
+    assert made is not None, "what cannot be bound is a problem"
+    return made.policy
 
 
-def is_path(name_or_path: str) -> bool:
-    """Whether a policy is given by its file rather than by its name."""
-    return "/" in name_or_path or name_or_path.endswith((".yaml", ".yml"))
+def needs_of(response: str, policy: Policy) -> tuple[frozenset[str], ...]:
+    """Sets of signals, each of which is enough to know a response."""
+    if response == "cost_per_hour":
+        priced = (_PRICED[what] for what, _ in policy.prices)
+        return (frozenset(priced),)
+    return _TIMES if quantile_of(response) is not None else _SEEN_THROUGH[response]
 
 
-def shipped_policies() -> Path:
-    """The folder of the policies that come with poolwright.
-
-    In an installed package it lies within the package; in a source tree it is `policies/`.
-    """
-    # Not importlib.resources: it costs memory in the daemon, and a wheel is always unpacked.
-    packaged = Path(__file__).parent / "shipped"
-    return packaged if packaged.is_dir() else Path(__file__).parents[3] / "policies"
-
-
-def unseen_slos(policy: core_policy.Policy, signals: Collection[str]) -> tuple[str, ...]:
-    """The responses of the policy's SLO that cannot be known from `signals` (`core.signals`)."""
+def unseen(policy: Policy, responses: Collection[str], signals: Collection[str]) -> tuple[str, ...]:
+    """Those of `responses` that cannot be known from `signals` (`core.signals`)."""
     given = frozenset(signals)
     return tuple(
-        slo.response
-        for slo in policy.slo
-        if not any(needed <= given for needed in _SEEN_THROUGH[slo.response])
+        response
+        for response in responses
+        if not any(needed <= given for needed in needs_of(response, policy))
     )
-
-
-def _policy(written: PolicyFile, sha256: str) -> core_policy.Policy:
-    return core_policy.Policy(
-        name=written.name,
-        knobs=_knobs(written),
-        objective=tuple(
-            sorted((RESPONSE_NAMES[name], weight) for name, weight in written.objective.items())
-        ),
-        slo=_slo(written.slo),
-        guard=core_policy.GuardRule(
-            memory_ratio=written.guard.memory.below,
-            cpu_ratio=written.guard.cpu.below,
-            breach_ticks=written.guard.breach.ticks,
-            breach_of_ticks=written.guard.breach.of,
-            blind_s=written.guard.blind,
-            cooldown_s=written.guard.cooldown,
-        ),
-        explore=core_policy.ExploreRule(
-            probes_per_hour=written.explore.probes_per_hour,
-            budget_ratio=written.explore.budget,
-            epsilon=written.explore.epsilon,
-            patience=written.explore.patience,
-            converged_every=written.explore.converged_every,
-            window_s=written.explore.window,
-            window_jitter=written.explore.window_jitter,
-            warmup_windows=written.explore.warmup,
-        ),
-        mode=written.mode,
-        on_other_hand=written.on_other_hand,
-        exit=written.exit,
-        cadence_s=written.cadence,
-        seed=written.seed,
-        sha256=sha256,
-    )
-
-
-def _knobs(written: PolicyFile) -> tuple[core_policy.Knob, ...]:
-    return tuple(
-        core_policy.Knob(
-            name=name,
-            lower=rule.min,
-            upper=rule.max,
-            step=rule.step,
-            slew_per_move=rule.slew,
-            settle_s=rule.settle,
-            drain_s=rule.drain,
-            dwell_s=rule.dwell,
-            baseline=rule.baseline,
-            scale=rule.scale,
-        )
-        for name, rule in sorted(written.knobs.items())
-    )
-
-
-def _slo(written: SloRules) -> tuple[core_policy.Slo, ...]:
-    found = []
-    for spec in field_specs(SloRules):
-        rule = getattr(written, spec.name)
-        if rule is not None:
-            response = RESPONSE_NAMES[spec.name]
-            found.append(
-                core_policy.Slo(
-                    response=response, below=float(rule.below), confidence=rule.confidence
-                )
-            )
-    return tuple(sorted(found, key=lambda slo: slo.response))

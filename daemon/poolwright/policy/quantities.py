@@ -9,12 +9,28 @@ import math
 import re
 import socket
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+from poolwright.core.units import Quantity
+from poolwright.policy import calendar
+from poolwright.policy.relations import parse_relation
+
+Instant = Annotated[int, Quantity("instant")]  # UTC nanoseconds: 2027-01-01T00:00:00Z
+QuietText = Annotated[str, Quantity("quiet")]  # Mon-Fri 09:00-10:00 Europe/Berlin
+RelationText = Annotated[str, Quantity("relation")]  # workers * threads <= 200
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(us|ms|s|m|h|d)")
 _PERCENT = re.compile(r"([0-9]+(?:\.[0-9]+)?)%")
 _BYTES = re.compile(r"([0-9]+)(?:\.([0-9]+))?(B|[kKMGT]B|[KMGT]iB)")
 _RATE = re.compile(r"([0-9]+(?:\.[0-9]+)?)/(s|m|h)")
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
+_INSTANT = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}(?::[0-9]{2})?)(?:\.([0-9]{1,9}))?"
+    r" ?(Z|z|[-+][0-9]{2}:[0-9]{2})?"
+)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_S = 2**63 // 10**9 - 86400  # what 64 bits of nanoseconds can hold
 _HOST = re.compile(
     r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?(?:\.[A-Za-z0-9_-]+)*"
 )
@@ -45,6 +61,10 @@ PATTERNS = {
     "rate": r"^[0-9]+(\.[0-9]+)?/(s|m|h)$",
     "host_port": r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):[0-9]{1,5}$",
     "path": r"^.+$",
+    "instant": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,9})?)? ?"
+    r"(Z|z|[-+][0-9]{2}:[0-9]{2})$",
+    "quiet": calendar.PATTERN,
+    "relation": r"^[a-z0-9_ ()*+-]+(<=|>=|<|>)[a-z0-9_ ()*+-]+$",
 }
 BARE = {"ratio": "number", "bytes": "integer", "rate": "number"}
 EXAMPLES = {
@@ -54,6 +74,9 @@ EXAMPLES = {
     "rate": "a rate such as 100/s or 6000/m",
     "host_port": "an address such as 127.0.0.1:8125 or [::1]:9817",
     "path": "a path",
+    "instant": "a time such as 2027-01-01T00:00:00Z or 2027-01-01T09:00:00+01:00",
+    "quiet": calendar.EXAMPLE,
+    "relation": "a relation such as workers * threads <= 200",
 }
 
 
@@ -169,11 +192,43 @@ def parse_path(text: str) -> str:
     return text
 
 
+def parse_instant(text: str) -> int:
+    """Nanoseconds since 1970 UTC, of an ISO 8601 date and time with its offset from UTC."""
+    found = _INSTANT.fullmatch(text)
+    if found is None:
+        if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+            raise ValueError(f"has no time of day; did you mean {text}T00:00:00Z?")
+        raise ValueError(f"is not {EXAMPLES['instant']}")
+    day, clock, fraction, offset = found.groups()
+    if offset is None:
+        raise ValueError("does not say where: add Z for UTC, or an offset such as +01:00")
+    try:
+        moment = datetime.fromisoformat(f"{day}T{clock}{offset.upper()}")
+        seconds = (moment - _EPOCH) // timedelta(seconds=1)
+    except ValueError as error:
+        raise ValueError(f"is no time that exists: {error}") from error
+    if not 0 <= seconds < _LAST_S:
+        raise ValueError("is not between the years 1970 and 2261")
+    return seconds * 10**9 + int((fraction or "0").ljust(9, "0"))
+
+
+def parse_quiet_text(text: str) -> str:
+    """The same text, checked: a quiet window (`policy.calendar`)."""
+    calendar.parse_quiet(text)
+    return text
+
+
+def parse_relation_text(text: str) -> str:
+    """The same text, checked: a relation between knobs (`policy.relations`)."""
+    parse_relation(text)
+    return text
+
+
 def render(kind: str, value: float | str) -> str:
     """How `value` is written; `parse` gives it back. KeyError for a kind that does not exist."""
     if isinstance(value, str):
         return value
-    return {"duration": _duration, "ratio": _ratio, "bytes": _bytes, "rate": _rate}[kind](value)
+    return _RENDERERS[kind](value)
 
 
 def _is_address(family: int, text: str) -> bool:
@@ -219,6 +274,19 @@ def _plain(value: float) -> str:
     return f"{Decimal(text):f}"
 
 
+def _instant(value: float) -> str:
+    seconds, fraction = divmod(int(value), 10**9)
+    text = (_EPOCH + timedelta(seconds=seconds)).replace(tzinfo=None).isoformat()
+    return text + (f".{fraction:09}".rstrip("0") if fraction else "") + "Z"
+
+
+_RENDERERS: dict[str, Callable[[float], str]] = {
+    "duration": _duration,
+    "ratio": _ratio,
+    "bytes": _bytes,
+    "rate": _rate,
+    "instant": _instant,
+}
 _PARSERS: dict[str, Callable[[str], float | int | str]] = {
     "duration": parse_duration,
     "ratio": parse_ratio,
@@ -226,4 +294,7 @@ _PARSERS: dict[str, Callable[[str], float | int | str]] = {
     "rate": parse_rate,
     "host_port": parse_host_port,
     "path": parse_path,
+    "instant": parse_instant,
+    "quiet": parse_quiet_text,
+    "relation": parse_relation_text,
 }

@@ -6,66 +6,61 @@ public interface: they are added, never changed.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 from poolwright.core import policy as core_policy
 from poolwright.core.signals import RESPONSE_NAMES
 from poolwright.core.units import Ratio, Seconds
-from poolwright.policy.bind import Contradiction
-from poolwright.policy.quantities import render
+from poolwright.policy.bind import Contradiction, suggestion
+from poolwright.policy.overrides import OverrideRule, clashes, no_level
+from poolwright.policy.quantities import QuietText, RelationText, render
+from poolwright.policy.relations import knobs_of, parse_relation, satisfiable
+from poolwright.policy.rules import KNOB_NAMES, LATENCY, POOLS, Guard, SloRules, doc
 
 # Metadata of a field that holds a name.
 NAME = {"pattern": r"[a-z0-9][a-z0-9-]{0,62}", "says": "is no name: a name is of a-z, 0-9 and -"}
-KNOB_NAMES = ("workers",)
-
+PRICES = ("core_hour", "gib_hour", "kwh")
 
 # Where the defaults come from; the empty fields are not looked at.
 _KNOB = core_policy.Knob(name="", lower=1, upper=1)
-_SLO = core_policy.Slo(response="", below=1.0)
-_GUARD = core_policy.GuardRule()
 _EXPLORE = core_policy.ExploreRule()
 _POLICY = core_policy.Policy(name="", knobs=(), objective=())
-
-
-def _doc(text: str, **rules: Any) -> dict[str, Any]:
-    """Metadata of a field: its description, and what `policy.bind` checks."""
-    return {"doc": text, **rules}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnobRule:
     """How far and how fast one knob may move."""
 
-    min: int = field(metadata=_doc("the lowest level ever commanded", min=1, max=100_000))
-    max: int = field(metadata=_doc("the highest level ever commanded", min=1, max=100_000))
+    min: int = field(metadata=doc("the lowest level ever commanded", min=1, max=100_000))
+    max: int = field(metadata=doc("the highest level ever commanded", min=1, max=100_000))
     step: int = field(
         default=_KNOB.step,
-        metadata=_doc("distance of two levels; max - min is a multiple of it", min=1),
+        metadata=doc("distance of two levels; max - min is a multiple of it", min=1),
     )
     slew: int = field(
-        default=_KNOB.slew_per_move, metadata=_doc("levels that one move may take at most", min=1)
+        default=_KNOB.slew_per_move, metadata=doc("levels that one move may take at most", min=1)
     )
     settle: Seconds = field(
         default=_KNOB.settle_s,
-        metadata=_doc("after a move, how long what is seen is not believed", max=3600),
+        metadata=doc("after a move, how long what is seen is not believed", max=3600),
     )
     drain: Seconds = field(
         default=_KNOB.drain_s,
-        metadata=_doc("how long a worker may need to finish what it has", max=3600),
+        metadata=doc("how long a worker may need to finish what it has", max=3600),
     )
     dwell: Seconds = field(
         default=_KNOB.dwell_s,
-        metadata=_doc("least time at a level before the next move", max=86400),
+        metadata=doc("least time at a level before the next move", max=86400),
     )
     baseline: int | None = field(
         default=_KNOB.baseline,
-        metadata=_doc(
+        metadata=doc(
             "the level to compare with and to fall back to; left out: the one found at first start"
         ),
     )
     scale: core_policy.Scale = field(
         default=_KNOB.scale,
-        metadata=_doc("log: from 2 to 4 is as far as from 8 to 16; linear: it is not"),
+        metadata=doc("log: from 2 to 4 is as far as from 8 to 16; linear: it is not"),
     )
 
     def contradictions(self) -> Iterator[Contradiction]:
@@ -89,116 +84,14 @@ class KnobRule:
             )
         if self.baseline is None:
             return
-        if not self.min <= self.baseline <= self.max:
-            yield Contradiction(
-                ("baseline",),
-                ("min", "max", "baseline"),
-                f"{self.baseline} is outside {self.min}..{self.max}",
-            )
-        elif (self.baseline - self.min) % self.step:
-            yield Contradiction(
-                ("baseline",),
-                ("min", "step", "baseline"),
-                f"{self.baseline} is no level: levels are {self.min} plus multiples of {self.step}",
-            )
+        levels = self.levels()
+        if self.baseline not in levels:
+            message = no_level(self.baseline, levels)
+            yield Contradiction(("baseline",), ("min", "max", "step", "baseline"), message)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bound:
-    """What every bound of an SLO has."""
-
-    confidence: Ratio = field(
-        default=_SLO.confidence,
-        metadata=_doc(
-            "how sure the model must be that the bound holds before a setting is tried",
-            above=0.5,
-            below=1.0,
-        ),
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DurationBound(Bound):
-    """A time that must stay below a bound."""
-
-    below: Seconds = field(metadata=_doc("the bound", above=0))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RatioBound(Bound):
-    """A share that must stay below a bound."""
-
-    below: Ratio = field(metadata=_doc("the bound", above=0))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SloRules:
-    """What the service owes its users. Every field is named as in `core.signals`."""
-
-    latency_p50: DurationBound | None = field(default=None, metadata=_doc("median latency"))
-    latency_p95: DurationBound | None = field(default=None, metadata=_doc("95 % are faster"))
-    latency_p99: DurationBound | None = field(default=None, metadata=_doc("99 % are faster"))
-    jitter: DurationBound | None = field(
-        default=None,
-        metadata=_doc("standard deviation of latency; kept by the model, not by the guard"),
-    )
-    error_ratio: RatioBound | None = field(
-        default=None, metadata=_doc("requests failed, of all requests")
-    )
-
-    REFUSED: ClassVar[dict[str, str]] = {
-        "memory": "is a ceiling of the host, not a promise to users: write it under `guard`",
-        "cpu": "is a ceiling of the host, not a promise to users: write it under `guard`",
-        "throughput": "has no upper bound to keep; throughput is kept at the load by itself",
-        "power": "cannot gate safety: watts are often modelled; give it a weight in `objective`",
-    }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ceiling:
-    """A share that the guard does not let pass."""
-
-    below: Ratio = field(metadata=_doc("the share", above=0))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Breach:
-    """How many ticks over an SLO are a breach."""
-
-    ticks: int = field(default=_GUARD.breach_ticks, metadata=_doc("so many ...", min=1, max=1000))
-    of: int = field(
-        default=_GUARD.breach_of_ticks, metadata=_doc("... of the last so many", min=1, max=1000)
-    )
-
-    def contradictions(self) -> Iterator[Contradiction]:
-        """More bad ticks than ticks."""
-        if self.ticks > self.of:
-            message = f"{self.ticks} of {self.of} ticks can never be over the SLO"
-            yield Contradiction(("ticks",), ("ticks", "of"), message)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Guard:
-    """When to retreat, whatever the model believes."""
-
-    memory: Ceiling = field(
-        default=Ceiling(below=_GUARD.memory_ratio),
-        metadata=_doc("memory in use, of the cgroup's limit or of the host's memory"),
-    )
-    cpu: Ceiling = field(
-        default=Ceiling(below=_GUARD.cpu_ratio),
-        metadata=_doc("CPU in use on the host, by everybody"),
-    )
-    breach: Breach = field(default=Breach(), metadata=_doc("what counts as a breach of the SLO"))
-    blind: Seconds = field(
-        default=_GUARD.blind_s,
-        metadata=_doc(
-            "without the signals the SLO needs for so long: back to the last safe setting", above=0
-        ),
-    )
-    cooldown: Seconds = field(
-        default=_GUARD.cooldown_s, metadata=_doc("after a retreat, how long nothing is tried")
-    )
+    def levels(self) -> range:
+        """What it may be set to."""
+        return range(self.min, self.max + 1, self.step)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,93 +99,139 @@ class Explore:
     """How much may be tried."""
 
     probes_per_hour: float = field(
-        default=_EXPLORE.probes_per_hour, metadata=_doc("0: never try, only watch", min=0, max=3600)
+        default=_EXPLORE.probes_per_hour, metadata=doc("0: never try, only watch", min=0, max=3600)
     )
     budget: Ratio = field(
         default=_EXPLORE.budget_ratio,
-        metadata=_doc("share of time away from the best known setting"),
+        metadata=doc("share of time away from the best known setting"),
     )
     epsilon: Ratio = field(
         default=_EXPLORE.epsilon,
-        metadata=_doc("a probe that is expected to gain less is not worth it"),
+        metadata=doc("a probe that is expected to gain less is not worth it"),
     )
     patience: int = field(
         default=_EXPLORE.patience,
-        metadata=_doc("windows without a worthwhile probe: converged", min=1),
+        metadata=doc("windows without a worthwhile probe: converged", min=1),
     )
     converged_every: int = field(
         default=_EXPLORE.converged_every,
-        metadata=_doc("then one window in so many may be a probe", min=1),
+        metadata=doc("then one window in so many may be a probe", min=1),
     )
     window: Seconds = field(
         default=_EXPLORE.window_s,
-        metadata=_doc("how long one setting is watched", min=1, max=86400),
+        metadata=doc("how long one setting is watched", min=1, max=86400),
     )
     window_jitter: Ratio = field(
         default=_EXPLORE.window_jitter,
-        metadata=_doc(
+        metadata=doc(
             "random share by which windows differ, so that they do not lock to a cron job", max=0.5
         ),
     )
     warmup: int = field(
         default=_EXPLORE.warmup_windows,
-        metadata=_doc("windows at the baseline before any move", min=1),
+        metadata=doc("windows at the baseline before any move", min=1),
     )
 
-    REFUSED: ClassVar[dict[str, str]] = {
-        "quiet": "is not in version 1: `probes_per_hour: 0` stops all probes",
-    }
+    slo_budget: Ratio = field(
+        default=_EXPLORE.slo_budget_ratio,
+        metadata=doc("share of the SLO's error budget that probes may use"),
+    )
+    burn_rate: float = field(
+        default=_EXPLORE.burn_rate,
+        metadata=doc("no probe while the error budget burns so many times too fast", above=0),
+    )
+    quiet: tuple[QuietText, ...] = field(
+        default=_EXPLORE.quiet, metadata=doc("windows in which nothing is tried")
+    )
+    holdout_every: Seconds = field(
+        default=_EXPLORE.holdout_every_s,
+        metadata=doc("how often tuned is compared with the baseline; 0s: never"),
+    )
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        """Comparisons without a pause between them."""
+        if 0 < self.holdout_every < 3 * self.window:
+            message = (
+                f"{render('duration', self.holdout_every)} is less than the three windows of "
+                f"{render('duration', self.window)} that one comparison takes; 0s: never"
+            )
+            yield Contradiction(("holdout_every",), ("holdout_every", "window"), message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyFile:
-    """What the operator wants of a pool."""
+    """What the operator wants of a pool: a policy, or, with `pools`, a layer over policies."""
 
-    version: Literal[1] = field(metadata=_doc("of the policy language"))
-    name: str = field(metadata=_doc("what configurations call this policy", **NAME))
+    version: Literal[1] = field(metadata=doc("of the policy language"))
+    name: str = field(metadata=doc("what configurations call this policy", **NAME))
+    extends: str | None = field(
+        default=None, metadata=doc("a policy that this one only changes", **NAME)
+    )
+    pools: tuple[str, ...] = field(
+        default=(),
+        metadata=doc(
+            "globs of the pools whose policies this layer changes", nonempty=True, **POOLS
+        ),
+    )
     knobs: dict[str, KnobRule] = field(
-        metadata=_doc("what may be moved", keys=KNOB_NAMES, nonempty=True)
+        metadata=doc("what may be moved", keys=KNOB_NAMES, nonempty=True)
     )
     objective: dict[str, float] = field(
-        metadata=_doc(
+        metadata=doc(
             "weight of each response; all are minimised, and of throughput the shortfall",
             keys=tuple(RESPONSE_NAMES),
+            keys_like=LATENCY,
             nonempty=True,
             min=0,
             max=1000,
         )
     )
-    slo: SloRules = field(default=SloRules(), metadata=_doc("what must hold"))
-    guard: Guard = field(default=Guard(), metadata=_doc("when to retreat"))
-    explore: Explore = field(default=Explore(), metadata=_doc("how much may be tried"))
+    prices: dict[str, float] = field(
+        default_factory=dict,
+        metadata=doc("what `cost` is made of, in one currency", keys=PRICES, above=0),
+    )
+    relations: tuple[RelationText, ...] = field(
+        default=(), metadata=doc("knobs against each other, such as workers * threads <= 200")
+    )
+    slo: SloRules = field(default=SloRules(), metadata=doc("what must hold"))
+    guard: Guard = field(default=Guard(), metadata=doc("when to retreat"))
+    explore: Explore = field(default=Explore(), metadata=doc("how much may be tried"))
+    override: tuple[OverrideRule, ...] = field(
+        default=(), metadata=doc("what goes above all else, for a time")
+    )
     mode: core_policy.Mode = field(
         default=_POLICY.mode,
-        metadata=_doc("observe: only learn; recommend: say what it would do; auto: do it"),
+        metadata=doc("observe: only learn; recommend: say what it would do; auto: do it"),
     )
     on_other_hand: core_policy.OtherHand = field(
-        default=_POLICY.on_other_hand, metadata=_doc("when somebody else moved the knob")
+        default=_POLICY.on_other_hand, metadata=doc("when somebody else moved the knob")
     )
     exit: core_policy.Exit = field(
-        default=_POLICY.exit, metadata=_doc("what stopping the daemon does to the level")
+        default=_POLICY.exit, metadata=doc("what stopping the daemon does to the level")
     )
     cadence: Seconds = field(
-        default=_POLICY.cadence_s, metadata=_doc("time from tick to tick", min=0.1, max=60)
+        default=_POLICY.cadence_s, metadata=doc("time from tick to tick", min=0.1, max=60)
     )
     seed: int = field(
-        default=_POLICY.seed, metadata=_doc("of the choices that are left to chance", min=0)
+        default=_POLICY.seed, metadata=doc("of the choices that are left to chance", min=0)
     )
-
-    REFUSED: ClassVar[dict[str, str]] = {
-        "extends": "is not in version 1: a policy is complete in itself; copy what you need",
-        "override": "is not in version 1: change the knob's bounds instead",
-    }
 
     def contradictions(self) -> Iterator[Contradiction]:
         """What sections get wrong together."""
+        yield from self._of_objective()
+        yield from self._of_times()
+        yield from self._of_relations()
+
+    def _of_objective(self) -> Iterator[Contradiction]:
         if not any(self.objective.values()):
             yield Contradiction(
                 ("objective",), ("objective",), "every weight is 0; nothing would be better"
             )
+        if self.objective.get("cost") and not self.prices:
+            message = f"has a weight, and there are no `prices`: {', '.join(PRICES)}"
+            yield Contradiction(("objective", "cost"), ("objective", "prices"), message)
+
+    def _of_times(self) -> Iterator[Contradiction]:
         shortest = self.explore.window * (1 - self.explore.window_jitter)
         for name, knob in self.knobs.items():
             if knob.settle > self.explore.window:
@@ -314,3 +253,29 @@ class PolicyFile:
                 f"{render('duration', self.cadence)}"
             )
             yield Contradiction(("guard", "blind"), ("guard", "cadence"), message)
+
+    def _of_relations(self) -> Iterator[Contradiction]:
+        levels = {name: knob.levels() for name, knob in self.knobs.items()}
+        baseline = {n: k.baseline for n, k in self.knobs.items() if k.baseline is not None}
+        uses = ("relations", "knobs")
+        sound = []
+        for index, text in enumerate(self.relations):
+            at = ("relations", index)
+            relation = parse_relation(text)
+            named = knobs_of(relation)
+            unknown = [name for name in named if name not in levels]
+            if unknown:
+                message = f"{text!r} names the unknown knob {unknown[0]!r}"
+                hint = suggestion(unknown[0], levels)
+                yield Contradiction(at, uses, message + hint)
+            elif not satisfiable([relation], levels):
+                yield Contradiction(at, uses, f"{text!r} holds at no level of the knobs")
+            elif baseline.keys() >= set(named) and not relation.holds(baseline):
+                shown = ", ".join(f"{name} {baseline[name]}" for name in named)
+                yield Contradiction(at, uses, f"{text!r} does not hold at the baseline, {shown}")
+            else:
+                sound.append(relation)
+        if not satisfiable(sound, levels):
+            yield Contradiction(("relations",), uses, "no setting satisfies all of them")
+            sound = []
+        yield from clashes(self.override, levels, sound)

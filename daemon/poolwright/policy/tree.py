@@ -45,21 +45,28 @@ class Scalar:
     text: str
     plain: bool
 
+    @property
+    def is_null(self) -> bool:
+        """Whether it says that there is nothing."""
+        return self.plain and self.text in ("null", "~")
+
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """`- a` or `[a, b]`."""
+    """`- a` or `[a, b]`; `fresh` when it replaces what it is laid over (`policy.layers`)."""
 
     mark: Mark
     items: tuple["Node", ...]
+    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """`key: value` pairs in the order of the file; keys are distinct."""
+    """`key: value` pairs in the order of the file; keys are distinct; `fresh` as of a Listing."""
 
     mark: Mark
     entries: tuple[tuple[Scalar, "Node"], ...]
+    fresh: bool = False
 
     def key(self, name: str) -> Scalar | None:
         """The key of that name as it stands in the file."""
@@ -79,6 +86,7 @@ class Problems:
     def __init__(self) -> None:
         self._found: dict[tuple[Mark, str], None] = {}  # a dictionary: in order, nothing twice
         self._sealed: set[Mark] = set()
+        self.notes: dict[str, None] = {}  # what has no place of its own here
 
     def add(self, mark: Mark, message: str) -> None:
         """Note one thing that is wrong."""
@@ -89,11 +97,34 @@ class Problems:
         """What is noted by now is the whole truth of its places: hear nothing more of them."""
         self._sealed.update(mark for mark, _ in self._found)
 
+    def note(self, message: str) -> None:
+        """Note something that has no place in a file, or names its own."""
+        self.notes[message] = None
+
+    def absorb(self, other: "Problems") -> None:
+        """Note all that `other` holds."""
+        self.notes.update(other.notes)
+        for mark, message in other:
+            self.add(mark, message)
+
+    def ignore(self, other: "Problems") -> None:
+        """Hear nothing of the places of which `other` tells."""
+        self._sealed.update(mark for mark, _ in other)
+
+    def __iter__(self) -> Iterator[tuple[Mark, str]]:
+        """What has a place, in the order in which it was noted."""
+        return iter(self._found)
+
+    def __bool__(self) -> bool:
+        """Whether anything was noted."""
+        return bool(self._found or self.notes)
+
     def check(self) -> None:
-        """Raise PolicyError with everything noted, in the order of the file; else do nothing."""
-        if self._found:
+        """Raise PolicyError with everything noted, in the order of the files; else do nothing."""
+        if self:
             ordered = sorted(self._found, key=lambda p: (p[0].file, p[0].line, p[0].column))
-            raise PolicyError("\n".join(f"{mark}: {message}" for mark, message in ordered))
+            placed = [f"{mark}: {message}" for mark, message in ordered]
+            raise PolicyError("\n".join([*self.notes, *placed]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,6 +45,8 @@ _SIGNALS: dict[str, tuple[str, frozenset[str]]] = {
     "cpu": ("cpu_cores", frozenset({"counter"})),
     "memory": ("memory_bytes", frozenset({"gauge"})),
     "power": ("power_w", frozenset({"gauge", "counter"})),
+    "connections": ("connections", frozenset({"gauge"})),
+    "connections_limit": ("connections_limit", frozenset({"gauge"})),
 }
 # what a page may declare a metric to be; a counter may be the _count of a histogram or summary
 _DECLARED = {
@@ -84,6 +86,12 @@ class Signals:
     cpu: Source | None = field(default=None, metadata={"doc": "counter of CPU seconds"})
     memory: Source | None = field(default=None, metadata={"doc": "bytes, now"})
     power: Source | None = field(default=None, metadata={"doc": "watts, or counter of joules"})
+    connections: Source | None = field(
+        default=None, metadata={"doc": "connections in use at what the pool depends on, now"}
+    )
+    connections_limit: Source | None = field(
+        default=None, metadata={"doc": "connections that it accepts, now"}
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

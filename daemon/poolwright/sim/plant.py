@@ -1,154 +1,271 @@
-"""A pool of workers to practise on: discrete-event, seeded, and ignorant of the surrogate.
+"""A service to practise on: a pool of workers, its host, its clients, and what sensors see of it.
 
-Requests arrive as a Poisson process, wait first-come-first-served for one of `workers`, burn CPU
-and wait on I/O. CPU is shared: while more requests burn than there are cores, each burns slower.
-Every worker keeps a cache of its own, so that more workers miss more often, and memory. None of
-the formulas of `learn/` (Universal Scalability Law, queueing approximations) appear here.
+It is made of mechanisms and knows none of the formulas of `learn/`. What is exact, given the
+demands of the requests: who waits for whom, how CPU is shared, locks, connections, pauses
+(`sim.pool`). What is approximate: patience and memory are looked at once a tick, so a retry whose
+time has come within the tick of its failure, a kill for want of memory, and a connection given
+back take effect at the end of the tick. Everything follows from (shape, calls, seed).
 """
 
-import heapq
 from dataclasses import dataclass
-from random import Random
 
-from poolwright.core.model import Applied, Reading, Setting, Status, setting
-from poolwright.core.sketch import SketchBuilder
+from poolwright.core.model import Applied, Reading, Setting, setting
+from poolwright.core.sketch import Sketch
+from poolwright.sim.clients import Crowd
+from poolwright.sim.demand import Demand
+from poolwright.sim.memory import Heap
+from poolwright.sim.pool import Pool
+from poolwright.sim.shape import Disturbance, PlantShape
+from poolwright.sim.sight import Eyes
+from poolwright.sim.sketches import sketch_array
 
-_QUEUE_SAMPLES = 20  # within a tick
+__all__ = ["Disturbance", "Plant", "PlantShape", "Totals", "Truth"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlantShape:
-    """What kind of service it is. Times in seconds of one request."""
+class Truth:
+    """One tick as it really was, whatever sensors say of it.
 
-    cpu_s: float = 0.006
-    io_s: float = 0.050
-    miss_cpu_s: float = 0.030  # burned in addition when the worker's cache does not have the key
-    keys: int = 12
-    ttl_s: float = 2.0
-    cores: float = 2.0
-    worker_bytes: float = 40e6
-    base_bytes: float = 60e6
-    memory_limit_bytes: float = 8e9
-    idle_w: float = 60.0
-    busy_w: float = 150.0
+    Attempts are counted: a request that is tried three times counts three times. `latency` is of
+    those that were answered well in this tick, from arrival to answer; `errors` are all others that
+    ended for their clients in it. What happened between two ticks is told by the second.
+    """
+
+    at_s: float  # the end of the tick
+    dt_s: float
+    latency: Sketch
+    arrived: int = 0  # refused ones included
+    done: int = 0  # served, well or not, also when nobody waited any more
+    errors: int = 0  # failed, refused, lost or given up by the client: each attempt once
+    failed: int = 0  # served with an error, also when nobody waited any more
+    refused: int = 0  # the backlog was full, or the service stopped to listen
+    lost: int = 0  # died with their worker, also when nobody waited any more
+    timed_out: int = 0  # clients gave up
+    killed: int = 0  # workers, for want of memory
+    waiting: int = 0  # at the end
+    in_service: int = 0  # at the end
+    workers: int = 0  # processes at the end: those that boot or leave included
+    worker_seconds: float = 0.0
+    cpu_s: float = 0.0
+    foreign_s: float = 0.0  # CPU seconds of neighbours
+    stalled_s: float = 0.0  # time in which some thread got less than a core
+    memory_bytes: float = 0.0  # of the pool, at its largest
+    host_memory_bytes: float = 0.0  # of all that share its limit
+    joules: float = 0.0  # of the whole host
+
+    @property
+    def p99_s(self) -> float | None:
+        """The 99th percentile of `latency`; None: nobody was answered well."""
+        return self.latency.quantile(0.99) if self.latency.count else None
+
+    def violations(self, below_s: float) -> int:
+        """Attempts that were not answered well within `below_s`, to the sketch's error."""
+        return self.latency.above(below_s) + self.errors
+
+
+@dataclass(slots=True, kw_only=True)
+class Totals:
+    """The sums of all Truths so far."""
+
+    arrived: int = 0
+    done: int = 0
+    errors: int = 0
+    failed: int = 0
+    refused: int = 0
+    lost: int = 0
+    timed_out: int = 0
+    killed: int = 0
+    worker_seconds: float = 0.0
+    cpu_s: float = 0.0
+    joules: float = 0.0
+
+    def add(self, truth: Truth) -> None:
+        """Add one tick."""
+        for name in Totals.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(truth, name))
 
 
 class Plant:
-    """Advance it tick by tick; it gives the Readings of its sensors and obeys a new level."""
+    """Advance it tick by tick; it gives the Readings of its sensors and obeys a new level.
 
-    def __init__(self, shape: PlantShape, workers: int, seed: int) -> None:
-        """A plant with `workers` idle workers at time zero."""
+    `disturbance` may be changed or replaced between ticks. `knobs` names the levels that
+    `applied` reports: workers, threads.
+    """
+
+    def __init__(
+        self,
+        shape: PlantShape,
+        workers: int,
+        seed: int,
+        threads: int | None = None,
+        *,
+        knobs: tuple[str, ...] = ("workers",),
+    ) -> None:
+        """A plant with `workers` idle workers at time zero; `threads` overrides the shape's."""
+        _at_least_one("workers", workers)
         self.shape = shape
-        self.now_s = 0.0
-        self._random = Random(f"plant:{seed}")
-        self._next_id = workers
-        self._free: list[tuple[float, int]] = [(0.0, i) for i in range(workers)]
-        self._leaving = 0
-        self._fresh: dict[tuple[int, int], float] = {}
-        self._burning: list[float] = []  # when requests that burn CPU stop doing so
-        self._waiting: list[tuple[float, float]] = []  # (arrival, start) of those that queue
-        self._done: list[tuple[float, float, float]] = []  # heap of (finish, latency, service)
+        self.disturbance = Disturbance()
+        self.totals = Totals()
+        self.truth = Truth(at_s=0.0, dt_s=0.0, latency=Sketch(), workers=workers)
+        self._start = (workers, threads or shape.threads)
+        _at_least_one("threads", self._start[1])
+        self._pool = Pool(shape, workers, self._start[1], seed)
+        self._demand = Demand(shape, seed)
+        self._crowd = Crowd(shape, seed)
+        self._heap = Heap(shape.memory)
+        self._eyes = Eyes(shape)
+        self._knobs = knobs
+        self._epoch = 0
+
+    @property
+    def now_s(self) -> float:
+        """Seconds since the start."""
+        return self._pool.now_s
 
     @property
     def workers(self) -> int:
-        """Workers that serve, less those told to go."""
-        return len(self._free) - self._leaving
+        """The level: workers that live and are meant to, booting ones included."""
+        return len(self._pool.workers)
 
-    def resize(self, workers: int) -> None:
-        """Add idle workers at once; let surplus ones finish what they do."""
-        while self.workers < workers:
-            if self._leaving:
-                self._leaving -= 1
-                continue
-            heapq.heappush(self._free, (self.now_s, self._next_id))
-            self._next_id += 1
-        self._leaving += self.workers - workers
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a worker."""
+        return self._pool.waiting
 
-    def tick(self, load_rps: float, dt_s: float = 1.0) -> tuple[Reading, ...]:
-        """Serve `dt_s` seconds of load; what the sensors would say at the end of it."""
-        end = self.now_s + dt_s
-        burned = 0.0
-        at = self.now_s
-        while load_rps > 0.0:
-            at += self._random.expovariate(load_rps)
-            if at >= end:
-                break
-            burned += self._serve(at)
-        began, self.now_s = self.now_s, end
-        return self._readings(began, end, burned)
+    @property
+    def in_service(self) -> int:
+        """Requests that workers have in hand."""
+        return sum(1 for _ in self._pool.in_service())
+
+    @property
+    def outstanding(self) -> int:
+        """Requests in the service, waiting ones included."""
+        return self.waiting + self.in_service
+
+    # -- what is done to it ----------------------------------------------------------------------
 
     def applied(self) -> Applied:
         """What an actuator would read back."""
-        return Applied(setting=setting(workers=self.workers), epoch="sim")
+        levels = {"workers": self.workers, "threads": self._pool.threads}
+        found = setting(**{knob: levels[knob] for knob in self._knobs})
+        return Applied(setting=found, epoch=f"sim-{self._epoch}")
+
+    def resize(self, workers: int) -> None:
+        """Add workers, which boot first; or let the oldest finish what they have and go."""
+        _at_least_one("workers", workers)
+        for _ in range(workers - self.workers):
+            self._pool.hire()
+        for worker in self._pool.workers[: max(0, self.workers - workers)]:
+            self._pool.retire(worker)
 
     def obey(self, wanted: Setting) -> None:
-        """Move to a commanded setting at once."""
-        self.resize(wanted["workers"])
+        """Move to a commanded setting. Other threads mean other workers: all are replaced."""
+        for knob, level in wanted.levels:
+            if knob == "workers":
+                self.resize(level)
+            elif knob != "threads":
+                raise KeyError(knob)
+            elif level != self._pool.threads:
+                _at_least_one("threads", level)
+                self._pool.rethread(level)
+                self._replace(self.workers)
 
-    def _serve(self, arrival: float) -> float:
-        """Take one request through the pool; the CPU seconds it burns."""
-        free, worker = heapq.heappop(self._free)
-        while self._leaving and free <= arrival:
-            self._leaving -= 1
-            free, worker = heapq.heappop(self._free)
-        start = max(arrival, free)
-        key = self._random.randrange(self.shape.keys)
-        cpu = self.shape.cpu_s * self._random.uniform(0.5, 1.5)
-        if self._fresh.get((worker, key), -1.0) < start:
-            cpu += self.shape.miss_cpu_s
-            self._fresh[worker, key] = start + self.shape.ttl_s
-        while self._burning and self._burning[0] <= start:
-            heapq.heappop(self._burning)
-        slow = max(1.0, (len(self._burning) + 1) / self.shape.cores)
-        service = cpu * slow + self._random.expovariate(1.0 / self.shape.io_s)
-        finish = start + service
-        heapq.heappush(self._burning, start + cpu * slow)
-        heapq.heappush(self._free, (finish, worker))
-        heapq.heappush(self._done, (finish, finish - arrival, service))
-        if start > arrival:
-            self._waiting.append((arrival, start))
-        return cpu
+    def restart(self, *, graceful: bool = True) -> None:
+        """Back to the level of the start, in another epoch.
 
-    def _readings(self, began: float, end: float, burned: float) -> tuple[Reading, ...]:
-        latency, service, queue = SketchBuilder(), SketchBuilder(), SketchBuilder()
-        done = 0
-        while self._done and self._done[0][0] <= end:
-            _, waited, served = heapq.heappop(self._done)
-            latency.add(waited)
-            service.add(served)
-            done += 1
-        for i in range(1, _QUEUE_SAMPLES + 1):
-            at = began + (end - began) * i / _QUEUE_SAMPLES
-            length = sum(1 for a, s in self._waiting if a <= at < s)
-            queue.add(float(length))
-        self._waiting = [(a, s) for a, s in self._waiting if s > end]
-        dt, shape = end - began, self.shape
-        cores = min(shape.cores, burned / dt)
-        held = shape.base_bytes + shape.worker_bytes * len(self._free)
-        values: dict[str, float] = {
-            "throughput_rps": done / dt,
-            "errors_rps": 0.0,
-            "queue_length": float(sum(1 for a, s in self._waiting if a <= end < s)),
-            "cpu_cores": cores,
-            "memory_bytes": held,
-            "host_cpu_cores": cores,
-            "host_cpu_count": shape.cores,
-            "host_memory_used_bytes": held + 1e9,
-            "memory_limit_bytes": shape.memory_limit_bytes,
-            "power_w": shape.idle_w + (shape.busy_w - shape.idle_w) * cores / shape.cores,
-        }
-        sketches = {"queue_length": queue.freeze()}
-        if done:
-            sketches |= {"latency_s": latency.freeze(), "service_time_s": service.freeze()}
-            values |= {name: sketches[name].mean for name in ("latency_s", "service_time_s")}
-        now = round(end * 1e9)
-        found = [
-            Reading(signal=n, source="sim", value=v, sketch=sketches.get(n), taken_mono_ns=now)
-            for n, v in values.items()
-        ]
-        if not done:
-            found += [
-                Reading(signal=n, source="sim", status=Status.NO_DATA, taken_mono_ns=now)
-                for n in ("latency_s", "service_time_s")
-            ]
-        return tuple(found)
+        Gracefully: new workers boot while the old ones finish what they have (gunicorn's HUP).
+        Else all that wait or are served are lost first.
+        """
+        self._epoch += 1
+        if not graceful:
+            for worker in (*self._pool.workers, *self._pool.leaving):
+                self._crowd.lose(self._pool.kill(worker), self.now_s)
+            self._crowd.drop(self._pool.hang_up(), self.now_s)
+        self._pool.rethread(self._start[1])
+        self._replace(self._start[0])
+
+    def kill_worker(self) -> None:
+        """The oldest worker dies with what it has in hand; another boots in its place."""
+        self._crowd.lose(self._pool.kill(self._pool.workers[0]), self.now_s)
+        self._pool.hire()
+
+    def _replace(self, workers: int) -> None:
+        """So many new workers; the old ones finish what they have."""
+        old = tuple(self._pool.workers)
+        for _ in range(workers):
+            self._pool.hire()
+        for worker in old:
+            self._pool.retire(worker)
+
+    # -- time ------------------------------------------------------------------------------------
+
+    def tick(self, load_rps: float, dt_s: float = 1.0, *, cost: float = 1.0) -> tuple[Reading, ...]:
+        """Serve `dt_s` seconds of load, each request `cost` times as dear as usual.
+
+        What the sensors say at the end of it.
+        """
+        if not (load_rps >= 0.0 and dt_s > 0.0 and cost >= 0.0):
+            raise ValueError(f"no such tick: {load_rps} requests/s at cost {cost} for {dt_s} s")
+        self.disturbance.check()
+        pool, began = self._pool, self.now_s
+        end = began + dt_s
+        arrivals = self._demand.arrivals(began, dt_s, load_rps)
+        back = self._crowd.returning(end)
+        if back:
+            arrivals = sorted(arrivals + back)
+        pool.offer(arrivals, self._demand.ask(len(arrivals), cost))
+        before = (pool.burned_s, pool.foreign_s, pool.stalled_s)
+        pool.advance(end, self.disturbance)
+        finished = pool.finished()
+        held, killed = self._remember()
+        ended = self._crowd.close(pool, finished, began, self.disturbance.fail_ratio)
+        latency = sketch_array(ended.answered)
+        cpu_s, foreign_s = pool.burned_s - before[0], pool.foreign_s - before[1]
+        busy = (cpu_s + foreign_s) / (dt_s * self.shape.cores)
+        processes = len(pool.workers) + len(pool.leaving)
+        self.truth = Truth(
+            at_s=end,
+            dt_s=dt_s,
+            latency=latency,
+            arrived=len(arrivals),
+            done=len(finished),
+            errors=ended.errors,
+            failed=ended.failed,
+            refused=ended.refused,
+            lost=ended.lost,
+            timed_out=ended.timed_out,
+            killed=killed,
+            waiting=pool.waiting,
+            in_service=self.in_service,
+            workers=processes,
+            worker_seconds=processes * dt_s,
+            cpu_s=cpu_s,
+            foreign_s=foreign_s,
+            stalled_s=pool.stalled_s - before[2],
+            memory_bytes=held,
+            host_memory_bytes=held + self.shape.memory.host + self.disturbance.foreign_bytes,
+            joules=self.shape.power.watts(busy) * dt_s,
+        )
+        self.totals.add(self.truth)
+        took = [s[0] - s[2] for s in finished]
+        service = latency if took == ended.answered else sketch_array(took)
+        foreign = self.disturbance.foreign_cores
+        return self._eyes.see(self.truth, pool, ended, service, foreign)
+
+    def _remember(self) -> tuple[float, int]:
+        """Memory that the pool holds, and how many workers the kernel killed for it."""
+        pool = self._pool
+        pool.settle()
+        held = self._heap.reckon(pool, self.disturbance)
+        doomed = self._heap.doomed(pool, held, self.disturbance)
+        for worker in doomed:
+            replaced = worker.alive
+            self._crowd.lose(pool.kill(worker), self.now_s)
+            if replaced:
+                pool.hire()
+        return held, len(doomed)
+
+
+def _at_least_one(what: str, level: int) -> None:
+    if level < 1:
+        raise ValueError(f"{what} is {level}; a service has at least one")

@@ -15,12 +15,12 @@ import msgspec
 
 from poolwright.core.errors import PlantFault
 from poolwright.core.model import Command, CommandKind
+from poolwright.engine.snapshot import PoolSnapshot, Snapshot
+from poolwright.surface.asked import BODIES, UnknownBaseline, command_of
 from poolwright.surface.server import Handler, Request, Response, Server
 
-ASKABLE = (CommandKind.PAUSE, CommandKind.RESUME)  # the others are the daemon's own
 MODE = 0o660
 BODY_LIMIT = 4096
-WHY_LIMIT = 500
 _SO_PEERGROUPS = 59  # Linux 4.13, <asm-generic/socket.h>; not in Python's socket module
 _GETSOCKOPT_MOST = 1024  # bytes; Python refuses more
 
@@ -42,37 +42,40 @@ class Peer:
         return f"{user} (pid {self.pid or 'unknown'})"
 
 
-class Asked(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of a request."""
-
-    why: str
-
-    def __post_init__(self) -> None:
-        """Keep the journal and the terminal clean. ValueError is answered with status 400."""
-        if not (self.why.strip() and self.why.isprintable() and len(self.why) <= WHY_LIMIT):
-            raise ValueError(f"`why` is one line of 1 to {WHY_LIMIT} printable characters")
-
-
 class ControlServer:
-    """POST /v1/pools/{pool}/pause and /resume with {"why": "..."}.
+    """POST /v1/pools/{pool}/{command}, bodies: `surface.asked`; GET /v1/pools/{pool}/advice.
 
-    Answers 202 when the request will be in the pool's next tick, 403 to whom it does not know,
-    404 for an unknown pool, 400 for a body that it does not understand.
+    Answers 202 when the request will be in the pool's next tick, 400 to a body that it does not
+    understand, 403 to whom it does not know, 404 for an unknown pool, 409 (with the reason) to what
+    cannot be done now.
     """
 
     def __init__(
-        self, path: str, command: Callable[[str, Command], bool], group: str | None = None
+        self,
+        path: str,
+        command: Callable[[str, Command], str],
+        latest: Callable[[], Snapshot | None],
+        group: str | None = None,
     ) -> None:
-        """`group`: whose members may command as well. PlantFault when there is no such group."""
+        """`command`: KeyError for an unknown pool; else why it is refused, "" when it is not.
+
+        `latest`: the newest Snapshot; `group`: whose members may command as well. PlantFault when
+        there is no such group.
+        """
         self._path = path
         self._command = command
+        self._latest = latest
         self._gid = None if group is None else _gid(path, group)
         self._server: Server | None = None
         self._inode: int | None = None
 
     async def start(self) -> None:
         """Listen. PlantFault naming the path when it cannot be bound or somebody answers on it."""
-        routes = {f"/v1/pools/{{pool}}/{k.value}": {"POST": self._handler(k)} for k in ASKABLE}
+        pool = "/v1/pools/{pool}"
+        routes: dict[str, dict[str, Handler]] = {
+            f"{pool}/{kind.value}": {"POST": self._handler(kind)} for kind in BODIES
+        }
+        routes[f"{pool}/advice"] = {"GET": self._advice}
         server = Server(
             routes, most_body_bytes=BODY_LIMIT, headers=(("Cache-Control", "no-store"),)
         )
@@ -112,17 +115,48 @@ class ControlServer:
         def handle(request: Request) -> Response:
             peer = peer_of(request.connection)
             if not self._may_command(peer):
-                return _answer(403, error=f"{peer} may not command poolwright")
+                return _not_allowed(peer)
+            seen = self._seen(request.pool)
             try:
-                asked = msgspec.json.decode(request.body, type=Asked)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                baseline = None if seen is None else seen.baseline
+                asked = command_of(kind, request.body, str(peer), baseline)
+            except UnknownBaseline:
+                return _answer(409, error=f"the baseline of pool {request.pool!r} is not known")
+            except ValueError as error:  # of msgspec too
                 return _answer(400, error=str(error))
-            pool = request.pool
-            if not self._command(pool, Command(kind=kind, who=str(peer), why=asked.why.strip())):
-                return _answer(404, error=f"no pool {pool!r}")
-            return _answer(202, pool=pool, asked=kind.value, who=str(peer))
+            return self._pass_on(request.pool, asked, seen)
 
         return handle
+
+    def _pass_on(self, pool: str, asked: Command, seen: PoolSnapshot | None) -> Response:
+        try:
+            refused = self._command(pool, asked)
+        except KeyError:
+            return _answer(404, error=f"no pool {pool!r}")
+        if refused:
+            return _answer(409, error=refused)
+        said = {"pool": pool, "asked": asked.kind.value, "who": asked.who}
+        where = asked.setting
+        if where is None and asked.kind is CommandKind.ROLLBACK and seen is not None:
+            where = seen.previous
+        if where is not None:
+            said["setting"] = str(where)
+        return _answer(202, **said)
+
+    def _advice(self, request: Request) -> Response:
+        """The advice in force, null when there is none."""
+        peer = peer_of(request.connection)
+        if not self._may_command(peer):
+            return _not_allowed(peer)
+        seen = self._seen(request.pool)
+        if seen is None:
+            return _answer(404, error=f"no pool {request.pool!r} has been seen")
+        return _answer(200, advice=seen.decision.advice)
+
+    def _seen(self, pool: str) -> PoolSnapshot | None:
+        snapshot = self._latest()
+        pools = () if snapshot is None else snapshot.pools
+        return next((seen for seen in pools if seen.pool == pool), None)
 
     def _may_command(self, peer: Peer) -> bool:
         return peer.uid in (0, os.geteuid()) or (self._gid is not None and self._gid in peer.gids)
@@ -180,6 +214,10 @@ def _gid(path: str, group: str) -> int:
         raise PlantFault(f"{path}: there is no group {group!r}") from error
 
 
-def _answer(status: int, **said: str) -> Response:
+def _not_allowed(peer: Peer) -> Response:
+    return _answer(403, error=f"{peer} may not command poolwright")
+
+
+def _answer(status: int, **said: object) -> Response:
     body = msgspec.json.encode(said)
     return Response(status=status, body=body, content_type="application/json")

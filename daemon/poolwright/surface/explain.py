@@ -4,23 +4,31 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from poolwright.core.model import (
-    Action,
     Actuation,
     Candidate,
     Clamp,
     Decision,
     Observation,
     Plan,
+    Reason,
     Responses,
     Setting,
     Status,
     Tick,
+    Verdict,
 )
 from poolwright.core.policy import Policy, Slo
 from poolwright.core.reasons import REASONS
-from poolwright.core.signals import RESPONSES
+from poolwright.core.signals import RESPONSES, quantile_of
 from poolwright.surface import words
 
+# A probe was worth it, and something else forbade it.
+_NOT_NOW = (
+    Reason.QUIET_TIME,
+    Reason.HOST_BUSY,
+    Reason.BUDGET_SPENT,
+    Reason.BUDGET_BURNS,
+)
 Z_90 = 1.645  # 90 % of a normal distribution lies within so many standard deviations
 
 
@@ -53,6 +61,7 @@ def explain(story: Story, why_not: Setting | None = None) -> tuple[Section, ...]
     if why_not is not None:
         sections.append(Section(title=f"Why not {why_not}", lines=_why_not(story, why_not)))
     sections += [
+        Section(title="What else had a say", lines=_said(story)),
         Section(title="What was seen", lines=_seen(story)),
         Section(title="What the model expected", lines=_expected(story)),
         Section(title="What was considered", lines=_considered(story)),
@@ -69,20 +78,36 @@ def text(sections: tuple[Section, ...]) -> str:
 
 
 def _headline(story: Story) -> Section:
-    decision = story.decision
+    decision, advice = story.decision, story.decision.advice
     before = story.tick.applied.setting if story.tick and story.tick.applied else None
-    did = f"{words.ACTIONS[decision.action]} {decision.setting or 'a level not seen yet'}"
+    did = f"{words.did(decision)} {decision.setting or 'a level not seen yet'}"
     if decision.moves and before is not None:
         did += f" (from {before})"
     lines = [f"because {REASONS[decision.reason]}"]
     if decision.detail:
         lines.append(decision.detail)
-    if decision.advice is not None:
-        lines.append(
-            f"the mode is {story.policy.mode}; it would have set {decision.advice.setting}"
-        )
+    if advice is not None:
+        did += f" and advised {advice.setting}"
+        lines.append(f"the mode is {story.policy.mode}; advice {advice.id}: {words.advice(advice)}")
+        if advice.reason is not decision.reason:
+            lines.append(f"advised because {REASONS[advice.reason]}")
+        lines.append(f"while it stands: poolwright approve {story.pool} {advice.id}")
     title = f"{words.utc(story.wall_ns)}, tick {decision.tick}: {story.pool} {did}"
     return Section(title=title, lines=tuple(lines))
+
+
+def _said(story: Story) -> tuple[str, ...]:
+    """What operators, the policy's calendar and the other pools of the host had to say."""
+    tick = story.tick
+    if tick is None:
+        return ()
+    lines = [words.command(asked) for asked in tick.commands]
+    lines += [f"the policy overrides: {words.override(o)}" for o in tick.overrides]
+    if tick.quiet:
+        lines.append(f"a quiet window of the policy was open: {tick.quiet}")
+    if not tick.may_probe:
+        lines.append(f"{tick.rival or 'another pool'} held this host's experiment")
+    return tuple(lines)
 
 
 def _seen(story: Story) -> tuple[str, ...]:
@@ -102,7 +127,6 @@ def _seen(story: Story) -> tuple[str, ...]:
         for reading in story.tick.readings
         if reading.status in (Status.ERROR, Status.STALE)
     ]
-    lines += [f"{c.who} asked to {c.kind}: {c.why}" for c in story.tick.commands]
     return tuple(lines) or ("no numbers were kept with this decision",)
 
 
@@ -187,6 +211,8 @@ def clamp_text(clamp: Clamp) -> str:
 def _outcome(story: Story) -> tuple[str, ...]:
     lines = []
     decision = story.decision
+    if decision.holdout is not None:
+        lines.append(words.holdout(decision.holdout))
     if decision.moves:
         lines.append(_actuated(story.actuation))
     if story.after is not None:
@@ -196,9 +222,9 @@ def _outcome(story: Story) -> tuple[str, ...]:
         why = REASONS[other.reason]
         lines.append(
             f"before a window closed, in tick {other.tick}, poolwright "
-            f"{words.ACTIONS[other.action]} {other.setting}: {why}"
+            f"{words.did(other)} {other.setting}: {why}"
         )
-    elif decision.moves or decision.action is not Action.HOLD:
+    elif decision.moves:
         lines.append("no window has closed at this setting yet")
     return tuple(lines) or ("nothing was moved",)
 
@@ -236,15 +262,17 @@ def _why_not(story: Story, other: Setting) -> tuple[str, ...]:
     taken = story.decision.wanted
     if other == taken:
         return ("it is the setting that was taken",)
-    outside = [line for name, level in other.levels if (line := _outside(story, name, level))]
-    if outside:
-        return tuple(outside)
+    forbidden = _forbidden(story, other)
+    if forbidden:
+        return forbidden
     if story.plan is None:
         return ("there was no plan yet: no setting had been judged",)
     found = _candidate(story.plan, other)
     if found is None:
         return (f"plan {story.plan.version} did not judge it",)
     lines = [_judged(found), f"safe with probability {found.p_safe:.2f}"]
+    if found.verdict is Verdict.PROBE and story.decision.reason in _NOT_NOW:
+        lines.append(f"not tried now: {REASONS[story.decision.reason]}")
     expected = dict(found.predictions)
     lines += [_against(slo, found) for slo in story.policy.slo if slo.response in expected]
     chosen = _candidate(story.plan, taken)
@@ -267,6 +295,24 @@ def _costlier(other: Candidate, chosen: Candidate) -> str:
         f"that of {chosen.setting} at {chosen.objective.mean:.3g} ± {chosen.objective.std:.2g} "
         "(lower is better)"
     )
+
+
+def _forbidden(story: Story, other: Setting) -> tuple[str, ...]:
+    """What of the operator's word stands against a setting, whatever it is worth."""
+    lines = [line for name, level in other.levels if (line := _outside(story, name, level))]
+    levels = dict(other.levels)
+    lines += [
+        f"the policy asks for {relation.text}"
+        for relation in story.policy.relations
+        if not relation.holds(levels)
+    ]
+    for written in story.tick.overrides if story.tick else ():
+        against = written.freeze or any(levels[knob] != level for knob, level in written.pin)
+        if against or any(not low <= levels[knob] <= high for knob, low, high in written.bounds):
+            lines.append(f"the policy overrides: {words.override(written)}")
+    if story.decision.reason is Reason.PINNED and not lines:
+        lines.append(f"{REASONS[Reason.PINNED]}: {story.decision.detail or 'no reason given'}")
+    return tuple(lines)
 
 
 def _outside(story: Story, name: str, level: int) -> str:
@@ -293,5 +339,5 @@ def _candidate(plan: Plan | None, setting: Setting | None) -> Candidate | None:
 
 
 def _responses(responses: Responses) -> list[str]:
-    known = [(name, seen) for name, seen in responses if name in RESPONSES]
+    known = [(name, seen) for name, seen in responses if name in RESPONSES or quantile_of(name)]
     return [f"  {words.name(name)} {words.estimate(name, seen)}" for name, seen in known]

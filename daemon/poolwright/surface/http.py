@@ -48,12 +48,13 @@ class Surface:
         self,
         listen: str | None,
         control: str | None,
-        command: Callable[[str, Command], bool],
+        command: Callable[[str, Command], str],
         control_group: str | None = None,
     ) -> None:
         """Listen at `listen` (host:port) and at the UNIX socket `control`, each if given.
 
-        `command` takes a pool's name and what an operator asks of it; False: no such pool.
+        `command` takes a pool's name and what an operator asks of it, and says why it is refused
+        (KeyError: no such pool; "": it is accepted).
         Members of `control_group` may command, beside root and the daemon's own user.
         Raises PlantFault naming the address that cannot be bound; nothing listens then.
         """
@@ -61,7 +62,7 @@ class Surface:
             if listen is not None:
                 await self._listen(listen)
             if control is not None:
-                server = control_socket.ControlServer(control, command, control_group)
+                server = control_socket.ControlServer(control, command, self._latest, control_group)
                 await server.start()
                 self._control = server
         except BaseException:

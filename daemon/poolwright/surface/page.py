@@ -5,6 +5,7 @@ from urllib.parse import quote
 
 from poolwright.core.reasons import REASONS
 from poolwright.engine.snapshot import PoolSnapshot, Snapshot
+from poolwright.surface.standing import Lines, figures, notices
 from poolwright.surface.words import number, seconds, troubles, utc
 
 COLUMNS = ("pool", "phase", "applied", "wanted", "load", "p50", "p99", "cpu", "power", "why")
@@ -13,7 +14,9 @@ _HEAD = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>poolwright</title>
 <meta http-equiv="refresh" content="5">
 <style>body{font:14px sans-serif;margin:2em}table{border-collapse:collapse}
-td,th{border:1px solid #999;padding:.3em .6em;text-align:left}li{color:#a00}</style></head><body>
+td,th{border:1px solid #999;padding:.3em .6em;text-align:left}li{color:#a00}
+h2{font-size:1.1em;margin:1.5em 0 .3em}dl{display:grid;grid-template-columns:8em 1fr;margin:0}
+dt{color:#555}dd{margin:0 0 .2em;overflow-wrap:anywhere}.ask{font-weight:bold}</style></head><body>
 <h1>poolwright</h1>
 """
 _LINKS = ("/metrics", "/healthz", "/readyz", "/api/v1/status")
@@ -50,9 +53,10 @@ def page(snapshot: Snapshot | None, stale: str) -> str:
     items = "".join(f"<li>{escape(line)}</li>" for line in [*wrong, *troubles(snapshot)])
     head = "".join(f"<th>{column}</th>" for column in COLUMNS)
     rows = "".join(_html_row(pool) for pool in snapshot.pools)
+    more = "".join(_html_standing(pool) for pool in snapshot.pools)
     return (
         f"{_HEAD}<p>{escape(snapshot.version)}, {utc(snapshot.wall_ns)}, up {seconds(up_s)}</p>"
-        f"<ul>{items}</ul><table><tr>{head}</tr>{rows}</table><p>{links}</p></body></html>\n"
+        f"<ul>{items}</ul><table><tr>{head}</tr>{rows}</table>{more}<p>{links}</p></body></html>\n"
     )
 
 
@@ -61,6 +65,15 @@ def _html_row(pool: PoolSnapshot) -> str:
     cells = "".join(f"<td>{cell}</td>" for cell in rest)
     link = f"/api/v1/status/{quote(pool.pool, safe='')}"
     return f'<tr><td><a href="{link}">{first}</a></td>{cells}</tr>'
+
+
+def _html_standing(pool: PoolSnapshot) -> str:
+    def told(lines: Lines, kind: str) -> str:
+        pairs = (f"<dt>{escape(head)}</dt><dd{kind}>{escape(said)}</dd>" for head, said in lines)
+        return "".join(pairs)
+
+    listed = told(notices(pool), ' class="ask"') + told(figures(pool), "")
+    return f"<h2>{escape(pool.pool)}</h2><dl>{listed}</dl>"
 
 
 def _known(quantity: str, value: float | None) -> str:

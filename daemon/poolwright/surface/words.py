@@ -6,12 +6,20 @@ from datetime import UTC, datetime
 from poolwright.core.model import (
     Action,
     ActuationStatus,
+    Advice,
+    Benefit,
     ClampKind,
+    Command,
+    CommandKind,
+    Decision,
     Estimate,
+    Holdout,
     Phase,
+    Reason,
     Status,
     Verdict,
 )
+from poolwright.core.policy import Override
 from poolwright.engine.snapshot import LearnerState, PoolSnapshot, Snapshot
 
 ACTIONS: dict[Action, str] = {
@@ -21,9 +29,10 @@ ACTIONS: dict[Action, str] = {
     Action.PROBE: "probed",
     Action.RETREAT: "retreated to",
     Action.RESTORE: "went back to",
-    Action.COMPARE: "compared with",
+    Action.COMPARE: "moved for a comparison to",
 }
 assert set(ACTIONS) == set(Action), "every action has a text"
+_PLANNED = (Reason.SCHEDULE, Reason.BEST_KNOWN)
 
 OUTCOMES: dict[ActuationStatus, str] = {
     ActuationStatus.APPLIED: "the move was made",
@@ -57,11 +66,24 @@ CLAMPS: dict[ClampKind, str] = {
 }
 assert set(CLAMPS) == set(ClampKind), "every clamp has a text"
 
+Z_95 = 1.960  # 95 % of a normal distribution lies within so many standard deviations
+
 _PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def did(decision: Decision) -> str:
+    """What a decision does, before the setting it does it to."""
+    if decision.advice is not None and not decision.moves:
+        return ACTIONS[Action.HOLD]
+    if decision.action is Action.TRACK and decision.reason not in _PLANNED:
+        return "moved to"
+    return ACTIONS[decision.action]
 
 
 def name(quantity: str) -> str:
     """`latency_p99_s` as people say it: `latency p99`."""
+    if quantity in _NUMBERS:
+        return _NUMBERS[quantity][0]
     for suffix in _WRITERS:
         if quantity.endswith(suffix) and suffix != "_ratio":
             return quantity.removesuffix(suffix).replace("_", " ")
@@ -70,6 +92,8 @@ def name(quantity: str) -> str:
 
 def number(quantity: str, value: float) -> str:
     """`value` with the unit that the suffix of `quantity` names, in three significant digits."""
+    if quantity in _NUMBERS:
+        return _NUMBERS[quantity][1](value)
     for suffix, write in _WRITERS.items():
         if quantity.endswith(suffix):
             return write(value)
@@ -93,6 +117,68 @@ def utc(wall_ns: int) -> str:
     return datetime.fromtimestamp(wall_ns // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
+def until(wall_ns: int | None) -> str:
+    """` until 2027-01-01 00:00:00 UTC`; nothing where no end is set."""
+    return "" if wall_ns is None else f" until {utc(wall_ns)}"
+
+
+def gain(seen: Estimate | None) -> str:
+    """An expected gain with its 95 % interval: `12 % ± 4 % (95 %)`."""
+    if seen is None:
+        return "not known"
+    share = number("gain_ratio", seen.mean)
+    half = Z_95 * seen.std * 100.0
+    return f"{share} ± {f'{half:.2g}' if half < 99.5 else f'{half:.0f}'} % (95 %)"
+
+
+def advice(given: Advice) -> str:
+    """From where to where, what it is expected to bring, and how safe it is held to be."""
+    safe = "not known" if given.p_safe is None else f"{given.p_safe:.2f}"
+    return f"{given.replaces} -> {given.setting}, expected gain {gain(given.gain)}, P(safe) {safe}"
+
+
+def benefit(seen: Benefit | None) -> str:
+    """What tuning is worth over the baseline, with its 95 % interval."""
+    if seen is None:
+        return "not measured: tuning was never compared with the baseline"
+    mean = number("gain_ratio", seen.mean)
+    count = f"{seen.count} comparison{'' if seen.count == 1 else 's'} with the baseline"
+    if seen.lower is None or seen.upper is None:
+        return f"{mean} in {count}; too few for an interval"
+    low, high = number("gain_ratio", seen.lower), number("gain_ratio", seen.upper)
+    return f"{mean} (95 %: {low} to {high}), from {count}"
+
+
+def holdout(seen: Holdout) -> str:
+    """One finished comparison."""
+    share = number("gain_ratio", abs(seen.gain_ratio))
+    side = "higher" if seen.gain_ratio < 0.0 else "lower"
+    least = "at least " if seen.breached else ""
+    cut = "; the baseline breached and was left early" if seen.breached else ""
+    return (
+        f"compared at {number('load_rps', seen.load_rps)}: the objective was {least}{share} {side} "
+        f"at {seen.tuned} than at the baseline, {seen.baseline}{cut}"
+    )
+
+
+def override(written: Override) -> str:
+    """What a policy's override says: `pin workers=12 until ...: launch day`."""
+    says = [f"pin {' '.join(f'{knob}={level}' for knob, level in written.pin)}"] * bool(written.pin)
+    says += ["freeze"] * written.freeze
+    says += [f"{knob} within {low}..{high}" for knob, low, high in written.bounds]
+    return f"{', '.join(says)}{until(written.until_wall_ns)}: {written.reason}"
+
+
+def command(asked: Command) -> str:
+    """What an operator asked: `ann (pid 7) asked to pin workers=12 until ...: launch day`."""
+    kind = "roll back" if asked.kind is CommandKind.ROLLBACK else str(asked.kind)
+    to = " to" if asked.kind is CommandKind.ROLLBACK else ""
+    what = f"{to} {asked.setting}" if asked.setting is not None else ""
+    what += f" advice {asked.advice_id}" if asked.advice_id else ""
+    why = f": {asked.why}" if asked.why else ""
+    return f"{asked.who} asked to {kind}{what}{until(asked.until_wall_ns)}{why}"
+
+
 def seen_once(pool: PoolSnapshot) -> bool:
     """Whether the plant was read back at least once in this run."""
     return pool.decision.setting is not None or pool.tick.applied is not None
@@ -105,11 +191,23 @@ def ready(snapshot: Snapshot) -> bool:
 
 def troubles(snapshot: Snapshot) -> list[str]:
     """What is not as it should be, one line each; empty when all is well."""
-    lines = [f"journal: {snapshot.journal_error}"] if snapshot.journal_error else []
+    lines = daemon_troubles(snapshot)
     if not snapshot.pools:
         lines.append("no pool is configured")
     for pool in snapshot.pools:
         lines += [f"{pool.pool}: {line}" for line in pool_troubles(pool)]
+    return lines
+
+
+def daemon_troubles(snapshot: Snapshot) -> list[str]:
+    """What is wrong with the daemon itself, whatever the pool."""
+    lines = []
+    if snapshot.policy_error:
+        first, *more = snapshot.policy_error.splitlines()
+        lines.append(f"the policy on disk is refused and the one before stays in force: {first}")
+        lines += more
+    if snapshot.journal_error:
+        lines.append(f"journal: {snapshot.journal_error}")
     return lines
 
 
@@ -131,6 +229,10 @@ def pool_troubles(pool: PoolSnapshot) -> list[str]:
     return lines
 
 
+def _plain(value: float) -> str:
+    return f"{value:.3g}"
+
+
 def _bytes(value: float) -> str:
     for size, prefix in _PREFIXES:
         if abs(value) >= size:
@@ -145,4 +247,14 @@ _WRITERS: dict[str, Callable[[float], str]] = {
     "_cores": lambda value: f"{value:.3g} cores",
     "_w": lambda value: f"{value:.3g} W",
     "_s": seconds,
+}
+# What a Decision's evidence calls otherwise than a quantity with its unit last: (name, writer).
+_NUMBERS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "probes_left": ("probes left", _plain),
+    "probe_seconds_left": ("time left for probes", seconds),
+    "slo_seconds_left": ("error budget left for probes", seconds),
+    "no_shrink_s": ("nothing smaller for", seconds),
+    "settled": ("settled", lambda value: "yes" if value else "no"),
+    "burn_short": ("burn rate (short)", _plain),
+    "burn_long": ("burn rate (long)", _plain),
 }

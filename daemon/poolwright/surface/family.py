@@ -1,0 +1,18 @@
+"""A family of Prometheus samples from rows of labels and numbers."""
+
+from collections.abc import Iterable
+
+from prometheus_client.core import Metric
+
+Number = float | int | bool | None
+Rows = Iterable[tuple[dict[str, str], Number]]
+
+
+def family(kind: str, name: str, text: str, rows: Rows, suffix: str = "") -> Metric:
+    """A family with a sample for every row whose number is known."""
+    full = f"poolwright_{name}"
+    made = Metric(full, text, kind)
+    for labels, value in rows:
+        if value is not None:
+            made.add_sample(full + suffix, labels, float(value))
+    return made

@@ -1,0 +1,130 @@
+"""`poolwright simulate`: deterministic to the byte, and what it prints, draws and keeps."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from playing import PLANT, POLICY, faults
+
+from poolwright.cli.main import EXIT_PLANT, EXIT_POLICY, main
+from poolwright.journal.query import JournalReader
+
+SCENARIO = (
+    "version: 1\nname: short\nduration: 3m\n"
+    + POLICY
+    + PLANT
+    + faults(
+        "kind: daemon-killed, before: mid-apply, at: 20s",
+        "kind: sensor, does: scaled, at: 60s, lasts: 10s",
+        "kind: learner, does: absurd, at: 90s, lasts: 40s",
+        "kind: plant, does: reload, at: 120s",
+    )
+)
+
+
+@pytest.fixture
+def written(tmp_path):
+    path = tmp_path / "short.yaml"
+    path.write_text(SCENARIO)
+    return path
+
+
+def fresh(*words, hash_seed="0"):
+    """A process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "poolwright", "simulate", *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONHASHSEED": hash_seed},
+    )
+
+
+def test_the_same_seed_gives_the_same_bytes_in_any_process(written, tmp_path):
+    journals = [tmp_path / "a.db", tmp_path / "b.db"]
+    runs = [
+        fresh(str(written), "--seed", "7", "--json", "--journal", str(path), hash_seed=seed)
+        for path, seed in zip(journals, ("1", "2"), strict=True)
+    ]
+    assert runs[0].stdout == runs[1].stdout
+    assert "real time" in runs[0].stderr  # how fast it went is nobody's result
+    heads = []
+    for path in journals:
+        with JournalReader(path) as reader:
+            heads.append([list(reader.steps(row.id)) for row in reader.runs()])
+    assert heads[0] == heads[1]
+    assert len(heads[0]) == 2  # it was killed once
+    other = fresh(str(written), "--seed", "8", "--json")
+    assert other.stdout != runs[0].stdout
+
+
+def test_the_report_names_what_matters(written, capsys):
+    assert main(["simulate", str(written)]) == 0
+    out = capsys.readouterr().out
+    for words in (
+        "scenario short, seed 0: 3 min",
+        "poolwright was started 2 times",
+        "learner absurd once",
+        "minutes outside the SLO",
+        "requests failed",
+        "worker-hours",
+        "energy a request",
+        "probes",
+        "converged",
+        "guard trips",
+    ):
+        assert words in out, words
+
+
+def test_json_has_the_same(written, capsys):
+    assert main(["simulate", str(written), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    (pool,) = report["pools"]
+    assert report["lives"] == 2
+    assert pool["minutes"] == 3
+    assert sum(count for _, count in pool["decisions"]) <= 180
+    assert pool["levels"][0] <= pool["final_level"] <= pool["levels"][1]
+
+
+def test_compare_finds_the_best_fixed_size(written, capsys):
+    assert main(["simulate", str(written), "--json", "--compare", "fixed"]) == 0
+    best = json.loads(capsys.readouterr().out)["fixed"]["web"]
+    assert 2 <= best["level"] <= 16
+    assert best["minutes_outside_slo"] <= 1  # that of the reload
+    assert best["worker_hours"] == pytest.approx(best["level"] * 3 / 60, rel=0.01)
+
+
+def test_a_journal_is_kept_and_never_written_over(written, tmp_path, capsys):
+    kept = tmp_path / "kept.db"
+    assert main(["simulate", str(written), "--journal", str(kept)]) == 0
+    assert main(["replay", str(kept)]) == 0
+    assert capsys.readouterr().out.count("identical") == 2
+    assert main(["simulate", str(written), "--journal", str(kept)]) == EXIT_PLANT
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_a_plot_is_drawn(written, tmp_path):
+    pytest.importorskip("matplotlib")
+    plot = tmp_path / "out.png"
+    assert main(["simulate", str(written), "--plot", str(plot)]) == 0
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert plot.stat().st_size > 20_000
+
+
+def test_list_names_the_shipped_ones(capsys):
+    assert main(["simulate", "--list"]) == 0
+    out = capsys.readouterr().out
+    assert "chaos" in out
+    assert "retry-storm" in out
+
+
+def test_what_cannot_be_played_is_told(tmp_path, capsys):
+    assert main(["simulate"]) == EXIT_POLICY
+    assert main(["simulate", "stedy"]) == EXIT_POLICY
+    assert "did you mean 'steady'?" in capsys.readouterr().err
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("version: 1\nname: x\nduration: 5\npolicy: balanced\n")
+    assert main(["simulate", str(bad)]) == EXIT_POLICY
+    assert f"{bad}:3:11: duration: '5' has no unit" in capsys.readouterr().err

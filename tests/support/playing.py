@@ -1,0 +1,99 @@
+"""Plays scenarios for tests: the real engine, learner's function and journal, on virtual time."""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+from poolwright.cli.simulate import makers
+from poolwright.engine.stage import bind_scenario, stage
+from poolwright.policy.tree import parse_document
+
+# Windows short enough that a few minutes are a life, on a service that six workers serve easily.
+POLICY = """
+policy:
+  version: 1
+  name: quick
+  mode: auto
+  knobs: {workers: {min: 2, max: 16, slew: 4, settle: 2s, baseline: 6}}
+  objective: {latency_p99: 1.0, memory: 0.2}
+  slo:
+    latency_p99: {below: 400ms}
+    error_ratio: {below: 5%}
+  guard: {blind: 10s, cooldown: 10s}
+  explore:
+    {window: 10s, warmup: 2, patience: 2, probes_per_hour: 120, budget: 50%, holdout_every: 0s}
+"""
+PLANT = """
+workers: 6
+plant:
+  cores: 4
+  service: [{cpu: 6ms, io: 50ms, io_cv: 0.5}]
+load: {kind: constant, rps: 40/s}
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """One decision with what lies round it."""
+
+    tick: object
+    decision: object
+    moment: object
+
+    @property
+    def at_s(self):
+        """When, in the simulation."""
+        return self.moment.truth.at_s
+
+
+@dataclass(frozen=True, kw_only=True)
+class Played:
+    """A run that is over."""
+
+    seen: list
+    report: object
+    journal: Path
+    stage: object
+
+    def between(self, first_s, last_s, pool="web"):
+        """What was decided in [first_s, last_s]."""
+        return [s for s in self.seen if first_s <= s.at_s <= last_s and s.moment.truth.pool == pool]
+
+    def moves(self, first_s=0.0, last_s=1e9):
+        """The decisions that moved something."""
+        return [s for s in self.between(first_s, last_s) if s.decision.moves]
+
+    def reasons(self, first_s, last_s):
+        """Why, each reason once, in order."""
+        return list(dict.fromkeys(str(s.decision.reason) for s in self.between(first_s, last_s)))
+
+    def phases(self, first_s, last_s):
+        """The phases gone through, in order."""
+        return list(dict.fromkeys(str(s.decision.phase) for s in self.between(first_s, last_s)))
+
+
+makers = functools.cache(makers)
+
+
+def scenario(text):
+    """The scenario in a YAML text."""
+    return bind_scenario(parse_document(text.encode(), "s.yaml"), Path("/nowhere"))
+
+
+def play(folder, *, duration="5m", policy=POLICY, plant=PLANT, seed=0, more="", made=None):
+    """Play a scenario made of parts; everything that was decided."""
+    text = f"version: 1\nname: test\nduration: {duration}\n{policy}{plant}{more}"
+    seen = []
+
+    def watch(tick, decision, moment):
+        seen.append(Seen(tick=tick, decision=decision, moment=moment))
+
+    journal = folder / f"journal-{seed}.db"
+    staged = stage(scenario(text), seed, made or makers(), journal, (watch,))
+    staged.simulation.run()
+    return Played(seen=seen, report=staged.report(), journal=journal, stage=staged)
+
+
+def faults(*lines):
+    """The `faults` part of a scenario."""
+    return "faults:\n" + "".join(f"  - {{{line}}}\n" for line in lines)
