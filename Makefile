@@ -5,7 +5,12 @@ APT := DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recomm
 # What the integration tests start for real. Installed when missing and when we are root.
 SERVERS := prometheus:promtool systemd-container:systemd-nspawn dbus:dbus-daemon
 
-.PHONY: demo test check bench docs clean servers
+# make swarm SEEDS=10000 plays that many random scenarios; make test a few hundred.
+SEEDS ?= 1000
+FIRST ?= 0
+TEST_SEEDS ?= 200
+
+.PHONY: demo test check swarm bench docs clean servers
 
 .venv/.ready: pyproject.toml
 	@echo "== setting up .venv with poolwright and its tools (about a minute)"
@@ -32,6 +37,8 @@ demo: .venv/.ready
 test: .venv/.ready servers check
 	@echo "== unit, property and simulation tests"
 	@$(PY) -m pytest -q -n auto -m 'not e2e' --ignore=tests/tidy
+	@echo "== a swarm of $(TEST_SEEDS) random services and faults"
+	@.venv/bin/poolwright swarm --seeds $(TEST_SEEDS)
 	@echo "== tests with real servers on loopback"
 	@$(PY) -m pytest -q -m e2e
 
@@ -42,6 +49,9 @@ check: .venv/.ready
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
 	@$(PY) -m pytest -q tests/tidy
+
+swarm: .venv/.ready
+	@.venv/bin/poolwright swarm --seeds $(SEEDS) --first $(FIRST)
 
 docs: .venv/.ready
 	@$(PY) docs/draw_phases.py

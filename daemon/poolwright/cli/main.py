@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "journal": ("poolwright.cli.journal", "list, show, export or verify what happened"),
     "replay": ("poolwright.cli.replay", "decide again from a journal, and compare"),
     "simulate": ("poolwright.cli.simulate", "play a scenario against a simulated service"),
+    "swarm": ("poolwright.cli.swarm", "play random scenarios with random faults"),
     "pause": ("poolwright.cli.pause", "let a pool be as it is, until resume"),
     "resume": ("poolwright.cli.resume", "take a pool up again, after pause or another hand"),
     "pin": ("poolwright.cli.pin", "hold one setting, until unpin or for a time"),

@@ -71,7 +71,7 @@ class SloRules:
     )
     jitter: DurationBound | None = field(
         default=None,
-        metadata=doc("standard deviation of latency; kept by the model, not by the guard"),
+        metadata=doc("standard deviation of latency"),
     )
     error_ratio: RatioBound | None = field(
         default=None, metadata=doc("requests failed, of all requests")
