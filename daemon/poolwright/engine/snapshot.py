@@ -1,5 +1,6 @@
 """What the engine publishes after every tick: immutable, and all that people and Prometheus see."""
 
+import math
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -17,7 +18,7 @@ from poolwright.core.model import (
 )
 from poolwright.core.policy import Policy
 from poolwright.core.sample import Sample
-from poolwright.core.sketch import Sketch, merged
+from poolwright.core.sketch import Sketch
 
 _RECENT_S = 10.0
 
@@ -46,19 +47,22 @@ class Recent:
 
 
 class RecentLatency:
-    """Keeps ten seconds of ticks."""
+    """Keeps ten seconds of ticks, and the counts of all of them: it runs in every tick."""
 
     def __init__(self) -> None:
         self._kept: deque[tuple[float, Sketch, bool]] = deque()
+        self._bins: Counter[int] = Counter()
 
     def see(self, sample: Sample) -> Recent:
         """Latency with this tick's."""
         latency, estimated = sample.latency or Sketch(), sample.latency_estimated
         self._kept.append((sample.dt_s, latency, estimated and sample.latency is not None))
-        while sum(dt for dt, _, _ in self._kept) > _RECENT_S and len(self._kept) > 1:
-            self._kept.popleft()
+        for index, count in latency.bins:
+            self._bins[index] += count
         span = sum(dt for dt, _, _ in self._kept)
-        sketch = merged(s for _, s, _ in self._kept)
+        while span > _RECENT_S and len(self._kept) > 1:
+            span -= self._drop()
+        sketch = self._all()
         if not sketch.count:
             return Recent(span_s=span)
         return Recent(
@@ -69,6 +73,27 @@ class RecentLatency:
             p99_s=sketch.quantile(0.99),
             jitter_s=sketch.std,
             estimated=any(e for _, _, e in self._kept),
+        )
+
+    def _drop(self) -> float:
+        """Forget the oldest tick; how long it was."""
+        dt_s, latency, _ = self._kept.popleft()
+        for index, count in latency.bins:
+            left = self._bins[index] - count
+            if left:
+                self._bins[index] = left
+            else:
+                del self._bins[index]
+        return dt_s
+
+    def _all(self) -> Sketch:
+        """The latencies of all ticks; sums anew, so that nothing of what was dropped stays."""
+        kept = [latency for _, latency, _ in self._kept]
+        return Sketch(
+            bins=tuple(sorted(self._bins.items())),
+            zeros=sum(s.zeros for s in kept),
+            total=math.fsum(s.total for s in kept),
+            total_squares=math.fsum(s.total_squares for s in kept),
         )
 
 
@@ -91,6 +116,8 @@ class Tally(Counter[str]):
                 self["retreats"] += 1
         if decision.observation is not None:
             self["windows"] += 1
+        if decision.holdout is not None:
+            self["holdouts"] += 1
         if tick.learner_fault:
             self["fit_failures"] += 1
         for reason in decision.guard_trips:
@@ -123,8 +150,9 @@ class PoolSnapshot:
     learner_rss_bytes: int | None
     tick_duration_s: float
     sensor_durations_s: tuple[tuple[str, float], ...]  # (source, seconds)
-    # ticks, late_ticks, moves, probes, retreats, windows, fits, fit_failures, sensor_failures,
-    # actuation_failures, guard_trips; and guard_trips:<reason>, decisions:<action>:<reason>
+    # ticks, late_ticks, moves, probes, retreats, windows, holdouts, fits, fit_failures,
+    # sensor_failures, actuation_failures, guard_trips; guard_trips:<reason>;
+    # decisions:<action>:<reason>
     counters: tuple[tuple[str, int], ...]
     benefit: Benefit | None = None  # of tuning over the baseline; None: never compared
     kept: Kept = field(default_factory=Kept)  # pause, pin, rejected advice
