@@ -268,6 +268,14 @@ def test_a_burning_error_budget_stops_probing_but_not_a_remedy():
     assert not decision.probing
 
 
+def test_where_the_policy_allows_no_probe_the_learner_is_let_sleep():
+    bench = Bench(policy(explore=replace(policy().explore, probes_per_hour=0.0)))
+    for _ in range(2):
+        bench.answer(bench.until(lambda d: d.fit_request is not None), 4, probe=6)
+    assert bench.decisions[-1].phase is Phase.CONVERGED
+    assert not any(bench.tick().fit_request for _ in range(60))
+
+
 def test_no_shrink_after_a_sudden_fall_in_load():
     bench = Bench(workers=8)
     bench.warm()

@@ -65,6 +65,11 @@ class Budget:
             and self._slo.tokens >= self._window_s
         )
 
+    @property
+    def never(self) -> bool:
+        """Whether the policy leaves nothing for probes, now or later."""
+        return not all(b.capacity for b in (self._probes, self._seconds, self._slo))
+
     def spend(self) -> None:
         """A probe begins."""
         self._probes.spend(1.0)

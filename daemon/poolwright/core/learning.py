@@ -201,7 +201,8 @@ def _count_patience(state: State, plan: Plan) -> bool:
         return False
     state.counted_version = plan.version
     rule = state.policy.explore
-    hopeless = plan.best_gain_ratio < rule.epsilon or state.policy.mode is not Mode.AUTO
+    may_try = state.policy.mode is Mode.AUTO and not state.budget.never
+    hopeless = plan.best_gain_ratio < rule.epsilon or not may_try
     state.patience = state.patience + 1 if hopeless else 0
     if state.patience < rule.patience:
         return False

@@ -35,7 +35,7 @@ from poolwright.engine.simulate import Moment, Order, Simulation
 from poolwright.engine.stage import Made
 from poolwright.engine.virtual import PlanMaker
 from poolwright.journal.query import JournalReader
-from poolwright.sim.chaos import CALM_S, CHAOS_S, POOL, Case
+from poolwright.sim.chaos import CALM_S, CHAOS_S, LONG_CALM_S, POOL, Case
 from poolwright.sim.faults import (
     ActuatorFault,
     DaemonKilled,
@@ -68,20 +68,27 @@ class Played:
 
 
 def play(case: Case, made: Made, folder: Path) -> Played:
-    """Play one case. Raises Broken, or what the core's own assertions raise."""
-    journal = folder / "journal.db"
+    """Play one case; where the calm was too short to converge, once more with a long one.
+
+    Raises Broken, or what the core's own assertions raise.
+    """
+    played = _play(case, made, folder / "journal.db", CALM_S)
+    return played if played.rested else _play(case, made, folder / "again.db", LONG_CALM_S)
+
+
+def _play(case: Case, made: Made, journal: Path, calm_s: float) -> Played:
     clock = SimClock()
     faults = Faults(case.faults, case.seed)
     plant = made.plant(case.shape, case.workers, case.seed)
     service = _Watched(POOL, plant, case.load, faults, journal=journal)
-    watch = _Watch(faults)
+    watch = _Watch(faults, CHAOS_S + calm_s - _REST_S)
     simulation = Simulation(
         world=World([service], faults, clock),
         policies={POOL: case.policy},
         make_plan=made.plan if case.real_learner else _wild(case.seed, clock),
         journal=journal,
         cadence_s=case.policy.cadence_s,
-        duration_s=CHAOS_S + CALM_S,
+        duration_s=CHAOS_S + calm_s,
         orders=tuple(_orders(case)),
         witnesses=(watch,),
     )
@@ -102,7 +109,8 @@ def play(case: Case, made: Made, folder: Path) -> Played:
 class _Watch:
     """Checks the invariants, and sees whether it comes to rest."""
 
-    def __init__(self, faults: Faults) -> None:
+    def __init__(self, faults: Faults, late_s: float) -> None:
+        self._late_s = late_s
         self.invariants = Invariants(lambda at_s: _disturbed(faults, at_s))
         self.moves = 0
         self._late: list[tuple[Decision, Moment]] = []
@@ -110,7 +118,7 @@ class _Watch:
     def __call__(self, tick: Tick, decision: Decision, moment: Moment) -> None:
         self.invariants(tick, decision, moment)
         self.moves += decision.moves
-        if moment.truth.at_s > CHAOS_S + CALM_S - _REST_S:
+        if moment.truth.at_s > self._late_s:
             self._late.append((decision, moment))
 
     def rested(self) -> bool:
@@ -122,7 +130,7 @@ class _Watch:
             return not any(d.moves for d, _ in self._late)
         visits = Counter(d.setting for d, _ in self._late if d.moves and d.action not in TRIED)
         return (
-            last.phase in (*_RESTING, Phase.EXPLORE, Phase.COOLDOWN)
+            last.phase in _RESTING
             and max(visits.values(), default=0) <= _MOST_VISITS
             and last.setting is not None
         )

@@ -43,6 +43,7 @@ from poolwright.sim.world import START_WALL_NS
 
 CHAOS_S = 160.0
 CALM_S = 120.0
+LONG_CALM_S = 900.0
 POOL = "web"
 _MIB = 2**20
 _SensorLie = Literal[
