@@ -73,7 +73,8 @@ class Journal(Protocol):
 
     def append(self, run_id: int, tick: Tick, decision: Decision) -> None:
         """Keep a tick and its decision. Batched; when the decision moves something, everything up
-        to and including it is durable, with an intent, before this returns.
+        to and including it is durable, with an intent, before this returns; durable likewise when
+        it has `kept` something, for what an operator has settled must survive a kill.
         """
 
     def close_intent(self, run_id: int, actuation: Actuation, wall_ns: int) -> None:

@@ -2,13 +2,17 @@
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from poolwright.cli.main import main
+from poolwright.engine.build import unpressed
 from poolwright.policy.load import bind_policy, resolve
 from poolwright.policy.tree import parse_document
+from poolwright.sensors.host import Host
 
 ROOT = Path(__file__).parents[2]
 
@@ -168,6 +172,112 @@ def test_a_window_too_short_for_the_cadence_of_the_daemon(tmp_path, capsys):
     path.write_text("cadence: 20s\n" + path.read_text())
     assert main(["check", str(path)]) == 1
     assert "policy balanced has a window of less than two ticks of 20 s" in capsys.readouterr().err
+
+
+BUDGET = "budget: {{memory: {memory}, cpu: {cpu}}}\n"
+SCRAPED = """\
+      - kind: prometheus
+        url: http://127.0.0.1:9/metrics
+        signals: {{{signals}}}
+"""
+USE, CAP = "connections: {gauge: pg_used}", "connections_limit: {gauge: pg_max}"
+
+
+def test_a_shared_budget_that_nobody_measures_is_refused_like_at_the_start(tmp_path, capsys):
+    path = config(tmp_path)
+    text = path.read_text()
+    path.write_text(BUDGET.format(memory="2GiB", cpu=1.5) + text)
+    assert main(["check", str(path)]) == 1
+    needs = "which `budget` needs: add a sensor of kind process_tree"
+    assert capsys.readouterr().err.splitlines() == [
+        f"pool web: no sensor gives memory_bytes, {needs}",
+        f"pool web: no sensor gives cpu_cores, {needs}",
+    ]
+    path.write_text(BUDGET.format(memory="2GiB", cpu=1.5) + text + SEEING)
+    assert main(["check", str(path)]) == 0
+    path.write_text(BUDGET.format(memory="null", cpu="null") + text)
+    assert main(["check", str(path)]) == 0
+
+
+def test_a_budget_is_not_blamed_on_a_pool_whose_sensors_are_mistyped(tmp_path, capsys):
+    path = config(tmp_path, more="      - {kind: process_tee, pidfile: web.pid}\n")
+    path.write_text(BUDGET.format(memory="2GiB", cpu=1) + path.read_text())
+    assert main(["check", str(path)]) == 1
+    assert capsys.readouterr().err == (
+        f"{path}:11:16: unknown sensor kind 'process_tee'; did you mean 'process_tree'?\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("mapped", "lacks"),
+    [
+        ((USE,), ("connections", "connections_limit")),
+        ((CAP,), ("connections_limit", "connections")),
+        ((USE, CAP), None),
+    ],
+)
+def test_connections_without_their_cap_or_the_cap_alone_is_a_warning(
+    tmp_path, capsys, mapped, lacks
+):
+    more = SEEING + SCRAPED.format(signals=", ".join(mapped))
+    assert main(["check", str(config(tmp_path, more=more, policy="throughput-first"))]) == 0
+    told = capsys.readouterr().err.splitlines()
+    if lacks is None:
+        assert told == []
+        return
+    one, other = lacks
+    (line,) = told
+    assert line == (
+        f"pool web: a sensor gives {one}, and none gives {other}: nothing grows without both; "
+        f"map {other} too, or neither (warning)"
+    )
+
+
+PRESSED = (
+    "version: 1\nname: mine\nextends: throughput-first\n"
+    "guard: {pressure: {memory: {below: 10%}, io: {below: 20%}}}\n"
+)
+
+
+@pytest.mark.parametrize("told", [False, True])
+async def test_a_limit_of_pressure_that_the_host_does_not_tell(tmp_path, told):
+    policy = bind_policy(parse_document(PRESSED.encode(), "f"), tmp_path)
+    for name in ("memory", "io") if told else ():
+        (tmp_path / "proc/pressure").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "proc/pressure" / name).write_text("some avg10=0.00 total=7\n")
+    sensor = Host(Host.Options(), "web", root=tmp_path)
+    await sensor.read(10**9)
+    found = unpressed("web", policy, await sensor.read(2 * 10**9))
+    await sensor.close()
+    assert found == [] if told else [
+        f"pool web: policy mine limits psi_{name}_ratio, which this host does not tell, so the "
+        f"guard is blind: {tmp_path}/proc/pressure/{name}: No such file or directory "
+        "(kernel without PSI?)"
+        for name in ("memory", "io")
+    ]  # fmt: skip
+
+
+@pytest.mark.e2e
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can hide a kernel's PSI")
+def test_probe_warns_of_pressure_on_a_kernel_without_it(tmp_path):
+    (tmp_path / "mine.yaml").write_text(PRESSED)
+    path = config(tmp_path, policy="mine", more=SEEING)
+    hidden = 'mount -t tmpfs -o ro none /proc/pressure 2>/dev/null; exec "$@"'
+    command = [sys.executable, "-m", "poolwright", "check", "--probe", str(path)]
+    done = subprocess.run(
+        ["unshare", "--mount", "--propagation", "private", "sh", "-c", hidden, "sh", *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.stderr.splitlines() == [
+        f"pool web: policy mine limits psi_{name}_ratio, which this host does not tell, so the "
+        f"guard is blind: /proc/pressure/{name}: No such file or directory (kernel without PSI?)"
+        " (warning)"
+        for name in ("memory", "io")
+    ]
 
 
 @pytest.mark.e2e

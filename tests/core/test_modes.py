@@ -12,6 +12,7 @@ from poolwright.core.model import (
     Holdout,
     Kept,
     Phase,
+    Reading,
     Reason,
     Resume,
     setting,
@@ -61,6 +62,27 @@ def test_an_approved_setting_that_breaches_is_left_at_once():
     decision = bench.until(lambda d: d.moves, seen=readings(latency_s=0.9), most=12)
     assert (decision.action, decision.reason) == (Action.RETREAT, Reason.SLO_BREACH)
     assert bench.workers == 4
+
+
+def test_what_was_seen_while_it_settled_does_not_speak_against_a_new_setting():
+    """Once, a probe was undone in the very tick in which it had settled."""
+    bench = Bench(policy(knobs=(replace(policy().knobs[0], settle_s=6.0),)))
+    bench.answer(bench.warm(), 4, probe=6)
+    bench.run(6, seen=readings(latency_s=0.9))
+    assert "slo_breach" in bench.decisions[-1].guard_trips
+    assert not any(bench.tick().moves for _ in range(4))
+    assert bench.workers == 6
+
+
+def test_an_approved_setting_does_not_retreat_to_one_that_breached_itself():
+    bench = Bench(policy(mode=Mode.RECOMMEND))
+    asked = bench.until(lambda d: d.fit_request is not None, seen=readings(latency_s=0.9))
+    assert asked.observation.breached
+    offered = plan(asked.fit_request.version, 9)
+    advice = bench.tick(plan=offered, seen=readings(latency_s=0.9)).advice
+    bench.tick(commands=(ask("approve", advice_id=advice.id),), seen=readings(latency_s=0.9))
+    bench.run(20, seen=readings(latency_s=0.9))
+    assert bench.workers == 9
 
 
 def test_advice_of_another_id_is_not_approved():
@@ -286,6 +308,18 @@ def test_no_shrink_after_a_sudden_fall_in_load():
     offered = plan(asked.fit_request.version, 4, load_rps=15.0)
     decision = bench.tick(seen=readings(rps=15.0), plan=offered)
     assert (decision.reason, decision.moves) == (Reason.LOAD_FELL, False)
+
+
+def test_under_pressure_not_even_the_schedule_grows():
+    rule = policy(guard=replace(policy().guard, psi_cpu_ratio=0.2))
+    calm = (*readings(), Reading(signal="psi_cpu_ratio", source="test", value=0.01))
+    stalled = (*readings(), Reading(signal="psi_cpu_ratio", source="test", value=0.5))
+    bench = Bench(rule)
+    asked = bench.until(lambda d: d.fit_request is not None, seen=stalled)
+    decision = bench.tick(seen=stalled, plan=plan(asked.fit_request.version, 8))
+    assert (decision.reason, decision.moves) == (Reason.PRESSURE_BREACH, False)
+    bench.run(6, seen=calm)
+    assert bench.workers == 8
 
 
 def converged(**changes):

@@ -241,10 +241,10 @@ def test_with_no_probes_allowed_none_is_made():
     rule = ExploreRule(window_s=5.0, warmup_windows=2, probes_per_hour=0.0, budget_ratio=0.0)
     bench = Bench(policy(explore=rule))
     asked = bench.warm()
+    assert not bench.answer(asked, 4, probe=6).moves
     for _ in range(5):
-        decision = bench.answer(asked, 4, probe=6)
-        assert not decision.moves
-        asked = bench.until(lambda d: d.fit_request is not None)
+        asked = bench.until(lambda d: d.fit_request is not None, most=200)
+        assert not bench.answer(asked, 4, probe=6).moves
     assert bench.workers == 4
 
 

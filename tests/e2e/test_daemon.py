@@ -56,13 +56,16 @@ def free_port(kind=socket.SOCK_STREAM):
 
 
 class Daemon:
-    """`poolwright run` over one gunicorn, in a folder of its own."""
+    """`poolwright run` over one gunicorn, in a folder of its own.
 
-    def __init__(self, folder, service, **policy):
+    `syslog`: the port to which the gunicorn was told to send its access log; 0: it sends none.
+    """
+
+    def __init__(self, folder, service, *, syslog=0, **policy):
         self.folder = Path(folder)
         self.folder.mkdir(exist_ok=True)
         (self.folder / "policies.d").mkdir(exist_ok=True)
-        self.http, self.syslog = free_port(), free_port(socket.SOCK_DGRAM)
+        self.http, self.syslog = free_port(), syslog or free_port(socket.SOCK_DGRAM)
         self.service = service
         self.process = None
         self.journal = self.folder / "journal.db"
@@ -94,10 +97,13 @@ class Daemon:
         assert self.process.poll() is None, self.log.read_text()
         return text in self.log.read_text()[self.told :]
 
-    def status(self):
+    def pools(self):
         url = f"http://127.0.0.1:{self.http}/api/v1/status"
         with urllib.request.urlopen(url, timeout=5) as answer:
-            return json.load(answer)["pools"][0]
+            return json.load(answer)["pools"]
+
+    def status(self):
+        return self.pools()[0]
 
     def until(self, what, words):
         return until(lambda: what(self.status()), WITHIN_S, words)

@@ -1,6 +1,7 @@
 """Scenarios: what is bound, what is refused, and that every shipped one can be played."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from playing import PLANT, POLICY, makers, scenario
@@ -8,9 +9,11 @@ from playing import PLANT, POLICY, makers, scenario
 from poolwright.core.errors import PolicyError
 from poolwright.core.policy import Mode
 from poolwright.engine.stage import find_scenario, load_scenario, shipped_scenarios, stage
-from poolwright.sim.load import Burst, Constant, Sum
+from poolwright.sim.faults import FAULTS, SENSES
+from poolwright.sim.load import LOADS, Burst, Constant, Sum
 from poolwright.sim.scenario import Scenario
 
+ROOT = Path(__file__).parents[2]
 HEAD = "version: 1\nname: x\nduration: 60s\n"
 SHIPPED = sorted(path.stem for path in shipped_scenarios().glob("*.yaml"))
 PROMISED = {
@@ -122,3 +125,13 @@ def _first(found: Scenario, duration_s: float) -> Scenario:
         commands=within(found.commands),
         reload=within(found.reload),
     )
+
+
+def test_the_page_about_simulating_names_every_kind():
+    page = (ROOT / "docs" / "simulate.md").read_text()
+    for kind in (*FAULTS, *LOADS):
+        assert f"| `{kind}` |" in page, kind
+    for sense in SENSES:
+        assert sense in page, sense
+    example = page.split("## A scenario")[1].split("\n\nA mistake")[0]
+    assert scenario("\n".join(line[4:] for line in example.splitlines())).name == "monday"

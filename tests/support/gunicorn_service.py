@@ -42,6 +42,14 @@ def _die_with_parent():
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
+def _lives(pid):
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return text[text.rindex(")") + 2] not in "ZX"
+
+
 def until(done, within_s, what):
     """Poll `done` until it gives something true; that. AssertionError naming `what` when late."""
     end = time.monotonic() + within_s
@@ -98,10 +106,9 @@ class GunicornService:
         return self.process.pid
 
     def children(self):
-        """The process ids of the master's children."""
-        return [
-            int(w) for w in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        ]
+        """The process ids of the master's children; who has ended and is not reaped yet is none."""
+        listed = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return [int(pid) for pid in listed if _lives(pid)]
 
     def start(self):
         """Start a master and wait until it answers, and its control socket with it."""

@@ -1,4 +1,4 @@
-"""What the documentation names exists: files of tests, tests, and an answer in every row."""
+"""What the documentation names exists: tests, pages that are linked, and an answer in every row."""
 
 import ast
 import re
@@ -9,6 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")), key=str)
+FOLDERS = ("daemon", "tests", "bench", "policies", "scenarios", "config", "deploy")
+ALL_PAGES = sorted((*PAGES, *(p for f in FOLDERS for p in (ROOT / f).rglob("*.md"))), key=str)
+LINK = re.compile(r"\[[^\]\[]*\]\(([^)\s]+)\)")
 NAMED = re.compile(r"([\w./-]*\btest_\w+\.py)(?:::(\w+))?")
 TESTS = tuple((ROOT / "tests").rglob("test_*.py"))
 
@@ -47,6 +50,44 @@ def test_a_name_that_leads_nowhere_is_noticed():
     assert list(missing(f"`{here}::test_of_nothing`")) == [f"{here}::test_of_nothing"]
     assert list(missing(f"`{here}::file_of`")) == [f"{here}::file_of"], "it is no test"
     assert list(missing("`tests/core/test_nowhere.py`")) == ["tests/core/test_nowhere.py"]
+
+
+def headings(path):
+    """The names by which a page's headings are linked, as GitHub makes them."""
+    found = re.findall(r"^#+ +(.+?) *$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in found}
+
+
+def dead_links(page, text):
+    """The relative links of a page that lead to no file, or to no heading of one."""
+    for link in LINK.findall(text):
+        place, _, heading = link.partition("#")
+        if re.match(r"[a-z]+:", link):
+            continue
+        path = page.parent / place if place else page
+        if not path.exists() or (heading and heading not in headings(path)):
+            yield link
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_link_between_pages_leads_somewhere(page):
+    assert not list(dead_links(page, page.read_text()))
+
+
+def test_a_link_that_leads_nowhere_is_noticed():
+    page = ROOT / "README.md"
+    good = (
+        "[a](ARCHITECTURE.md#decisions) [b](https://example.com/x.md) [c](docs/policy.md) [d](docs)"
+    )
+    assert not list(dead_links(page, good))
+    bad = "[a](docs/nowhere.md) [b](ARCHITECTURE.md#no-such-heading) [c](policy.md)"
+    assert list(dead_links(page, bad)) == LINK.findall(bad)
+
+
+def test_tables_are_not_torn_apart():
+    """A blank line after a table's head ends the table, and its rows are text."""
+    for page in PAGES:
+        assert not re.search(r"^\|[-| ]+\|\n\n\|", page.read_text(), re.MULTILINE), page
 
 
 def test_every_pain_has_a_proof_or_the_reason_why_not():

@@ -2,9 +2,10 @@
 
 Every problem of every file is printed as FILE:LINE:COL: message. Of a configuration its adapters,
 and the policy of each pool with all layers over it, are checked; what is not wrong but surely not
-meant (an override that is over, a layer for no pool) is a warning. With --effective the policy of
-each pool is printed as it is in force, with the place of each key. With --probe each sensor and
-each actuator of a configuration is opened and read once; nothing is moved.
+meant (an override that is over, a layer for no pool, connections without their cap) is a warning.
+With --effective the policy of each pool is printed as it is in force, with the place of each key.
+With --probe each sensor and each actuator of a configuration is opened and read once; nothing is
+moved.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,11 +22,14 @@ from typing import Any, TypeVar
 from poolwright.core.errors import PlantFault, PolicyError
 from poolwright.core.model import Reading, Status
 from poolwright.core.policy import Policy
+from poolwright.engine.arbiter import unmeasured
 from poolwright.engine.build import (
     at_one_cadence,
     build_actuator,
     build_sensor,
+    uncapped,
     unheeded,
+    unpressed,
     unsatisfied,
 )
 from poolwright.policy.bind import field_specs
@@ -38,6 +42,7 @@ from poolwright.policy.quantities import render
 from poolwright.policy.render import policy_text
 from poolwright.policy.schema import PolicyFile
 from poolwright.policy.tree import Listing, Mapping, read_document
+from poolwright.ports import Sensor
 
 T = TypeVar("T")
 
@@ -87,14 +92,19 @@ def _good(path: Path, *, probe: bool, effective: bool) -> bool:
     except (PolicyError, PlantFault) as error:
         print(error, file=sys.stderr)
         return False
-    for warning in checked.warnings:
-        print(f"{warning} (warning)", file=sys.stderr)
+    _warn(checked.warnings)
     print(f"{path}: ok")
     if effective:
-        for name, made in checked.policies.items():
-            print(f"---\n# {name}, sha256 {made.policy.sha256}")
+        for pool, made in checked.policies.items():
+            whose = f"pool {pool}: " if pool else ""
+            print(f"---\n# {whose}policy {made.policy.name}, sha256 {made.policy.sha256}")
             print(policy_text(made), end="")
-    return checked.config is None or not probe or asyncio.run(_probe(checked.config))
+    return checked.config is None or not probe or asyncio.run(_probe(checked))
+
+
+def _warn(warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        print(f"{warning} (warning)", file=sys.stderr)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +112,7 @@ class Checked:
     """A file that is right."""
 
     config: DaemonConfig | None = None  # None: it is a policy or a layer
-    policies: dict[str, Effective] = field(default_factory=dict)  # by what they are for
+    policies: dict[str, Effective] = field(default_factory=dict)  # by pool; of none: ""
     warnings: tuple[str, ...] = ()
 
 
@@ -119,9 +129,7 @@ def check_file(path: Path, wall_ns: int) -> Checked:
         check_layer(document)
         return Checked()
     made = effective_policy(document, path.parent)
-    return Checked(
-        policies={f"policy {made.policy.name}": made}, warnings=tuple(_over(made, wall_ns))
-    )
+    return Checked(policies={"": made}, warnings=tuple(_over(made, wall_ns)))
 
 
 def _files(path: Path) -> list[Path]:
@@ -154,27 +162,37 @@ def _checked_config(config: DaemonConfig, wall_ns: int) -> Checked:
     found = {name: policy for name, policy in made.items() if policy is not None}
     _attempt(partial(at_one_cadence, config, {n: e.policy for n, e in found.items()}), wrong)
     warnings = list(library.unmatched(tuple(made)))
+    seeing: list[tuple[str, tuple[Sensor, ...]]] = []
     for pool in config.pools:
         effective = found.get(pool.name)
-        problems, unseen = _adapters(pool, None if effective is None else effective.policy)
-        wrong += problems
+        sensors, unseen = _adapters(pool, None if effective is None else effective.policy, wrong)
+        if sensors is not None:
+            seeing.append((pool.name, sensors))
         warnings += unseen
         warnings += _over(effective, wall_ns) if effective is not None else ()
+    _attempt(partial(unmeasured, config.budget, seeing), wrong)
     if wrong:
         raise PolicyError("\n".join(wrong))
-    policies = {f"pool {name}: policy {e.policy.name}": e for name, e in found.items()}
-    return Checked(config=config, policies=policies, warnings=tuple(dict.fromkeys(warnings)))
+    return Checked(config=config, policies=found, warnings=tuple(dict.fromkeys(warnings)))
 
 
-def _adapters(pool: PoolConfig, policy: Policy | None) -> tuple[list[str], list[str]]:
-    """What `engine.build` would refuse of a pool, all of it, and what its policy asks in vain."""
-    wrong: list[str] = []
+def _adapters(
+    pool: PoolConfig, policy: Policy | None, wrong: list[str]
+) -> tuple[tuple[Sensor, ...] | None, list[str]]:
+    """The pool's sensors, None when one cannot be built, and what is asked of them in vain.
+
+    All that `engine.build` would refuse of the pool is added to `wrong`.
+    """
     actuator = _attempt(partial(build_actuator, pool.actuator, pool.name), wrong)
     built = [_attempt(partial(build_sensor, sensor, pool.name), wrong) for sensor in pool.sensors]
-    if policy is None or actuator is None or wrong:
-        return wrong, []
     sensors = tuple(sensor for sensor in built if sensor is not None)
-    return unsatisfied(pool.name, policy, sensors, actuator), unheeded(pool.name, policy, sensors)
+    if len(sensors) < len(built):
+        return None, []
+    vain = uncapped(pool.name, sensors)
+    if policy is None or actuator is None:
+        return sensors, vain
+    wrong += unsatisfied(pool.name, policy, sensors, actuator)
+    return sensors, [*unheeded(pool.name, policy, sensors), *vain]
 
 
 def _over(made: Effective, wall_ns: int) -> Iterator[str]:
@@ -195,14 +213,19 @@ def _attempt(build: Callable[[], T], wrong: list[str]) -> T | None:
         return None
 
 
-async def _probe(config: DaemonConfig) -> bool:
+async def _probe(checked: Checked) -> bool:
     """Read everything once and say what it says; whether all of it can be read."""
+    assert checked.config is not None
     good = True
-    for pool in config.pools:
+    for pool in checked.config.pools:
         print(f"pool {pool.name}")
         good &= await _probe_actuator(pool)
+        seen: list[Reading] = []
         for sensor in pool.sensors:
-            good &= await _probe_sensor(sensor, pool.name)
+            readings = await _probe_sensor(sensor, pool.name)
+            good &= bool(readings) and all(r.status is not Status.ERROR for r in readings)
+            seen += readings
+        _warn(unpressed(pool.name, checked.policies[pool.name].policy, seen))
     return good
 
 
@@ -223,7 +246,8 @@ async def _probe_actuator(pool: PoolConfig) -> bool:
     return True
 
 
-async def _probe_sensor(config: AdapterConfig, pool: str) -> bool:
+async def _probe_sensor(config: AdapterConfig, pool: str) -> tuple[Reading, ...]:
+    """What a sensor says; nothing when it cannot be read."""
     try:
         sensor = build_sensor(config, pool)
         try:
@@ -236,14 +260,14 @@ async def _probe_sensor(config: AdapterConfig, pool: str) -> bool:
             await sensor.close()
     except PlantFault as error:
         print(f"  sensor {config.kind}: FAILED: {error}")
-        return False
+        return ()
     except TimeoutError:
         print(f"  sensor {config.kind}: FAILED: no answer in time")
-        return False
+        return ()
     print(f"  sensor {config.kind}: {sensor.source}")
     for reading in readings:
         print(f"    {_shown(reading)}")
-    return all(reading.status is not Status.ERROR for reading in readings)
+    return readings
 
 
 def _shown(reading: Reading) -> str:

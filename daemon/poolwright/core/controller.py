@@ -105,6 +105,7 @@ class Controller:
             sample, None if tick.applied is None else tick.applied.setting, calm=state.settled
         )
         state.queued = verdict.queueing
+        state.pressed = Reason.PRESSURE_BREACH in verdict.tripped
         learning.receive(state, tick, sample)
         intent, asked = self._decide(tick, sample, verdict)
         if gap and intent.wanted is None:
@@ -154,7 +155,10 @@ class Controller:
             if frozen and intent.wanted is not None:
                 intent = reflexes.hold(Reason.FROZEN)
             return intent, None
+        settling = not state.settled
         observation = learning.measure(state, tick, sample)
+        if settling and state.settled:
+            verdict = replace(verdict, tripped=())  # of the ticks in which it settled
         learning.keep(state, observation)
         asked = None if observation is None else learning.request(state, tick, sample)
         reflexes.mark(state, verdict)

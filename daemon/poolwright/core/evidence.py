@@ -56,6 +56,13 @@ class EvidenceStore:
             weight = max(0.01, item.weight * factor)
             self._items[i] = Evidence(observation=item.observation, weight=weight)
 
+    def held(self, setting: Setting) -> bool | None:
+        """Whether the newest observation of `setting` is free of a breach; None: never seen."""
+        for item in reversed(self._items):
+            if item.observation.setting == setting:
+                return not item.observation.breached
+        return None
+
     def last_safe(self, load_rps: float | None, bounds: Iterable[Setting] = ()) -> Setting | None:
         """The setting to fall back to at this load; None when none was ever seen to be safe.
 

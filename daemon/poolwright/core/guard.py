@@ -94,8 +94,12 @@ class Guard:
 
     @property
     def throughput_rps(self) -> float | None:
-        """Completions a second over the recent ticks."""
-        known = [s.throughput_rps for s in self._recent if s.throughput_rps is not None]
+        """Requests served well a second over the recent ticks."""
+        known = [
+            s.throughput_rps - (s.errors_rps or 0.0)
+            for s in self._recent
+            if s.throughput_rps is not None
+        ]
         return sum(known) / len(known) if known else None
 
     def _recent_queue(self) -> float | None:

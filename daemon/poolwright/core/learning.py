@@ -278,6 +278,8 @@ def _follow(state: State, plan: Plan | None, *, fresh: bool) -> Intent:
     if state.fall.hold_s and _smaller(state, entry.setting):
         left = f"{entry.setting} waits for {state.fall.hold_s:.0f} s"
         return Intent(action=Action.HOLD, reason=Reason.LOAD_FELL, detail=left)
+    if state.pressed and _larger(state, entry.setting):
+        return Intent(action=Action.HOLD, reason=Reason.PRESSURE_BREACH)
     if _too_soon(state, entry.setting):
         left = f"{entry.setting} waits for {state.no_shrink_windows} more windows at this one"
         return Intent(action=Action.HOLD, reason=Reason.COOLING_DOWN, detail=left)
@@ -304,6 +306,11 @@ def _too_soon(state: State, wanted: Setting) -> bool:
     # A busy host excuses a shrink, but not one that has been taken back again and again.
     excused = state.guard.cpu_busy and state.shrink_penalty <= _EXCUSED
     return state.fall.hold_s > 0.0 or (waits and not excused)
+
+
+def _larger(state: State, wanted: Setting) -> bool:
+    assert state.commanded is not None
+    return any(wanted[name] > level for name, level in state.commanded.levels)
 
 
 def _smaller(state: State, wanted: Setting) -> bool:

@@ -264,9 +264,11 @@ def breach(state: State, verdict: Verdict, sample: Sample) -> Intent | None:
 def _way_back(state: State, reason: Reason, safe: Setting | None) -> Intent | None:
     """From the baseline, an approved setting or a probe; None when nothing was being tried."""
     back = holdout.breached(state)
-    ordered = back is None and state.approved_from is not None
+    approved_from, state.approved_from = state.approved_from, None
+    ordered = back is None and approved_from is not None
     if ordered:
-        back, state.approved_from = state.approved_from, None
+        assert approved_from is not None
+        back = approved_from if state.evidence.held(approved_from) is not False else None
     if back is None and state.probing:
         back = safe or state.previous
         _give_up_probe(state)

@@ -72,6 +72,8 @@ class Schedule:
         if entry is None or plan is None or not _shrinks(entry.setting, current):
             return entry
         peak = max(self._peaks(), default=0.0)
+        if peak >= (1.0 + _EDGE) * plan.schedule[-1].load_upper_rps:
+            return None  # more than it has seen: what would be enough for that is not known
         for candidate in plan.schedule:
             if peak < candidate.load_upper_rps or candidate is plan.schedule[-1]:
                 return candidate if _shrinks(candidate.setting, current) else None

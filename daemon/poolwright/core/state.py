@@ -121,6 +121,7 @@ class State:
     kept: Kept = field(default_factory=Kept)  # as last told
     counted_version: int = 0  # the plan that patience has counted
     asks_probe: bool = False
+    pressed: bool = False  # tasks stall for CPU, memory or I/O
     queued: bool = False  # clients wait for a worker, in this tick and for some before it
     trial: Trial | None = None
     holdouts: tuple[Holdout, ...] = ()

@@ -1,12 +1,13 @@
 """The only place where configuration, policies and the adapter tables meet."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from poolwright.actuators import ACTUATORS
 from poolwright.core.errors import PolicyError
+from poolwright.core.model import Reading, Status
 from poolwright.core.policy import Mode, Policy
 from poolwright.policy.config import AdapterConfig, DaemonConfig, bind_options, unknown_kind
 from poolwright.policy.library import Library
@@ -21,6 +22,7 @@ _ALWAYS_NEEDED = {
 }
 _TO_MOVE = {"memory_bytes": "process_tree"}  # the forecast of the memory that a worker adds
 _PRESSURE = ("psi_cpu_ratio", "psi_memory_ratio", "psi_io_ratio")
+_CONNECTIONS = ("connections", "connections_limit")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +148,33 @@ def unheeded(pool: str, policy: Policy, sensors: tuple[Sensor, ...]) -> list[str
     return [
         f"pool {pool}: policy {policy.name} gives {response} a weight, and no sensor sees it"
         for response in unseen(policy, weighed, signals)
+    ]
+
+
+def uncapped(pool: str, sensors: tuple[Sensor, ...]) -> list[str]:
+    """Connections of which only the use or only the cap is seen: what is not known allows no
+    growth, so the pool would never grow.
+    """
+    signals = {signal for sensor in sensors for signal in sensor.signals}
+    seen = [name for name in _CONNECTIONS if name in signals]
+    if len(seen) != 1:
+        return []
+    other = next(name for name in _CONNECTIONS if name not in signals)
+    lacks = f"pool {pool}: a sensor gives {seen[0]}, and none gives {other}"
+    return [f"{lacks}: nothing grows without both; map {other} too, or neither"]
+
+
+def unpressed(pool: str, policy: Policy, readings: Sequence[Reading]) -> list[str]:
+    """The limits on pressure that this host cannot be held to, by what was read of it: it has no
+    such thing, and the guard would be blind for good.
+    """
+    good = {reading.signal for reading in readings if reading.status is Status.OK}
+    asked = f"pool {pool}: policy {policy.name} limits"
+    return [
+        f"{asked} {r.signal}, which this host does not tell, so the guard is blind: {r.detail}"
+        for r in readings
+        if r.status is Status.NO_DATA and r.signal in _PRESSURE and r.signal not in good
+        if getattr(policy.guard, r.signal) is not None
     ]
 
 

@@ -208,8 +208,7 @@ class VirtualLearner(Learner):
             plan,
             schedule=tuple(replace(b, setting=drawn()) for b in plan.schedule),
             probes=tuple(
-                replace(c, setting=drawn(), p_safe=1.0, gain_ratio=0.5)
-                for c in plan.candidates[:3]
+                replace(c, setting=drawn(), p_safe=1.0, gain_ratio=0.5) for c in plan.candidates[:3]
             ),
             best_gain_ratio=0.5,
         )

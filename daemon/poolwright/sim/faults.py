@@ -8,13 +8,13 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from random import Random
-from types import SimpleNamespace
 from typing import Any, ClassVar, Literal, TypeVar
 
 from poolwright.core.errors import PlantFault
 from poolwright.core.model import Reading, Status
 from poolwright.core.sketch import GAMMA, Sketch
 from poolwright.core.units import Bytes, Ratio, Seconds
+from poolwright.sim.kinds import bind_kind
 from poolwright.sim.shape import Disturbance
 
 F = TypeVar("F", bound="Fault")
@@ -350,6 +350,8 @@ class Faults:
 
     def active(self, kind: type[F], pool: str) -> tuple[F, ...]:
         """The lasting faults of a kind that act on `pool` now."""
+        if not self._active:
+            return ()
         return tuple(f for f in self._active if isinstance(f, kind) and f.strikes(pool))
 
     def rages(self, kind: type[F]) -> F | None:
@@ -372,23 +374,6 @@ class Faults:
     def _count(self, fault: Fault) -> None:
         name = str(fault)
         self.injected[name] = self.injected.get(name, 0) + 1
-
-
-def bind_kind(node: Any, binder: Any, where: str, table: dict[str, Any]) -> Any:
-    """Bind a mapping to the dataclass that its `kind` names in `table`, with the binder's errors.
-
-    `binder` is `policy.bind.Binder`; this layer knows only what it is given.
-    """
-    if not hasattr(node, "entries"):
-        return binder.refuse(node.mark, where, "is not a mapping such as {kind: ...}")
-    found = node.get("kind")
-    if found is None:
-        return binder.refuse(node.mark, where, f"'kind' is missing; there are: {', '.join(table)}")
-    known: Any = Literal.__getitem__(tuple(table))
-    kind = binder.value(found, known, f"{where}.kind", SimpleNamespace(metadata={}))
-    if kind not in table:
-        return kind  # the binder's mark of what could not be bound
-    return binder.dataclass(node, table[kind], where, "kind")
 
 
 def _times(reading: Reading, factor: float) -> Reading:

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 from poolwright.core.errors import PolicyError
 from poolwright.core.units import PathText, Rps, Seconds
-from poolwright.sim.faults import bind_kind
+from poolwright.sim.kinds import bind_kind
 
 TRACES = {
     "worldcup98": "worldcup98_1min_14d.csv",

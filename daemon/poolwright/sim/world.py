@@ -365,7 +365,8 @@ class World:
         for blow in blows:
             if isinstance(blow, WallJump):
                 self.clock.step_wall(-blow.by if blow.back else blow.by)
-        used = {name: service.used() for name, service in self.services.items()}
+        alone = len(self.services) == 1
+        used = {} if alone else {name: s.used() for name, s in self.services.items()}
         return tuple(
             service.advance(at_s, dt_s, blows, self._neighbours(name, used))
             for name, service in self.services.items()
