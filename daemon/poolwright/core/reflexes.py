@@ -214,10 +214,15 @@ def bounds(state: State) -> Intent | None:
     if not wrong:
         return None
     state.probing = False
+    wanted = state.commanded
+    for name, level in wanted.levels:
+        knob = state.policy.knob(name)
+        if knob.lower <= level <= knob.upper:  # off the lattice: downwards needs no memory
+            wanted = wanted.replace(name, level - (level - knob.lower) % knob.step)
     return Intent(
         action=Action.TRACK,
         reason=Reason.OUT_OF_BOUNDS,
-        wanted=state.commanded,
+        wanted=wanted,
         detail="; ".join(wrong),
     )
 

@@ -188,7 +188,8 @@ class Invariants:
         settled = dict(last.evidence).get("settled") == 1.0 == dict(decision.evidence)["settled"]
         tripped = _BREACHES.intersection(decision.guard_trips)
         free = decision.phase in (Phase.EXPLORE, Phase.CONVERGED) and tick.applied is not None
-        if tripped and settled and free and decision.probing and not decision.moves:
+        held = decision.reason in (Reason.FROZEN, Reason.PINNED)
+        if tripped and settled and free and decision.probing and not (decision.moves or held):
             raise Broken(f"held a breaching probe: tick {decision.tick}, {sorted(tripped)}")
 
     def _arrives(self, tick: Tick, decision: Decision, policy: Policy) -> None:

@@ -41,9 +41,9 @@ from poolwright.sim.load import Burst, Constant, Diurnal, Load, Ramp, Step
 from poolwright.sim.shape import Boot, Clients, Memory, PlantShape, ServiceClass
 from poolwright.sim.world import START_WALL_NS
 
-CHAOS_S = 160.0
-CALM_S = 120.0
-LONG_CALM_S = 900.0
+CHAOS_S = 120.0
+CALM_S = 100.0
+LONG_CALM_S = 500.0
 POOL = "web"
 _MIB = 2**20
 _SensorLie = Literal[
@@ -300,9 +300,9 @@ def _commands(random: Random, knob: Knob) -> list[tuple[float, Command]]:
 
 
 def _give_back() -> list[tuple[float, Command]]:
-    """An operator gives the level back when the chaos is over, twice for a daemon that was down."""
+    """An operator gives the level back when the chaos is over; again, for a daemon that was down."""
     return [
         (CHAOS_S + after_s, Command(kind=kind, who="chaos", why="over"))
-        for after_s in (1.0, 60.0)
+        for after_s in (1.0, 60.0, 300.0)
         for kind in _GIVEN_BACK
     ]
