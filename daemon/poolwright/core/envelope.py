@@ -102,6 +102,15 @@ def _on_lattice(level: int, current: int, knob: Knob) -> int:
     return snapped
 
 
+def on_lattice(found: Setting, policy: Policy) -> Setting:
+    """The nearest setting that the policy's bounds and steps allow, downwards between steps."""
+    for name, level in found.levels:
+        knob = policy.knob(name)
+        inside = min(knob.upper, max(knob.lower, level))
+        found = found.replace(name, inside - (inside - knob.lower) % knob.step)
+    return found
+
+
 def violations(commanded: Setting, policy: Policy) -> tuple[str, ...]:
     """What is wrong with a commanded setting, in words; empty when it is within the envelope.
 

@@ -6,6 +6,7 @@ at a load at which it is known to breach.
 """
 
 from poolwright.core.benefit import Trial, benefit_of, cost_of, due, useless
+from poolwright.core.envelope import violations
 from poolwright.core.model import (
     Action,
     Benefit,
@@ -117,6 +118,8 @@ def _may_begin(state: State, tick: Tick) -> bool:
 
 def _may(state: State, tick: Tick) -> bool:
     """Whether the baseline may be tried now."""
+    if state.baseline is None or violations(state.baseline, state.policy):
+        return False
     if tick.quiet or not tick.may_probe or state.burn.burning or not state.budget.allows():
         return False
     return not (state.fall.hold_s or state.no_shrink_windows or _known_to_breach(state))

@@ -9,7 +9,7 @@ Each reflex returns an Intent, or None to let the next one speak.
 import math
 
 from poolwright.core import holdout
-from poolwright.core.envelope import violations
+from poolwright.core.envelope import on_lattice, violations
 from poolwright.core.guard import Verdict
 from poolwright.core.learning import keep
 from poolwright.core.model import Action, ActuationStatus, Phase, Reason, Setting, Tick
@@ -76,7 +76,7 @@ def _first_sight(state: State, applied: Setting) -> None:
         for name, level in applied.levels:
             own = state.policy.knob(name).baseline
             levels.append((name, level if own is None else own))
-        state.baseline = Setting(levels=tuple(levels))
+        state.baseline = on_lattice(Setting(levels=tuple(levels)), state.written)
     state.events.append(f"found {applied}; the baseline is {state.baseline}")
 
 
@@ -214,15 +214,10 @@ def bounds(state: State) -> Intent | None:
     if not wrong:
         return None
     state.probing = False
-    wanted = state.commanded
-    for name, level in wanted.levels:
-        knob = state.policy.knob(name)
-        if knob.lower <= level <= knob.upper:  # off the lattice: downwards needs no memory
-            wanted = wanted.replace(name, level - (level - knob.lower) % knob.step)
     return Intent(
         action=Action.TRACK,
         reason=Reason.OUT_OF_BOUNDS,
-        wanted=wanted,
+        wanted=on_lattice(state.commanded, state.policy),
         detail="; ".join(wrong),
     )
 

@@ -85,7 +85,7 @@ def case(seed: int) -> Case:
         reloads=tuple(_reloads(random, policy)),
         faults=tuple(_fault(random) for _ in range(random.randint(0, 8))),
         commands=(*_commands(random, knob), *_give_back()),
-        real_learner=random.random() < 0.1,
+        real_learner=random.random() < 0.04,
     )
 
 
