@@ -56,9 +56,23 @@ swarm: .venv/.ready
 docs: .venv/.ready
 	@$(PY) docs/draw_phases.py
 
-bench: .venv/.ready
+bench: .venv/.ready bench-search
 	@$(PY) bench/overhead.py
 	@$(PY) bench/oracle.py --runs 10
 
+.venv-bench/.ready: pyproject.toml
+	@echo "== setting up .venv-bench with the peers (torch is large; some minutes)"
+	@python3 -m venv .venv-bench
+	@.venv-bench/bin/python -m pip install -q --disable-pip-version-check --upgrade 'pip>=25.1'
+	@.venv-bench/bin/python -m pip install -q --disable-pip-version-check -e . --group bench
+	@.venv-bench/bin/python -m pip install -q --disable-pip-version-check --no-deps safeopt==0.16
+	@touch $@
+
+# SEARCH='--cells usl-64 --methods "poolwright;Optuna*" --seeds 6' makes a part of it.
+SEARCH ?= --cells all --methods all --seeds 30
+bench-search: .venv-bench/.ready
+	@.venv-bench/bin/python bench/search/run.py $(SEARCH)
+	@.venv-bench/bin/python bench/search/timing.py
+
 clean:
-	rm -rf .venv out .ruff_cache .mypy_cache .import_linter_cache
+	rm -rf .venv .venv-bench out .ruff_cache .mypy_cache .import_linter_cache

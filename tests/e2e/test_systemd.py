@@ -191,8 +191,14 @@ def test_reload_waits_and_keeps_the_process(running):
     assert int(running.shown("poolwright.service", "NRestarts")) == 0
 
 
+def tick_of(machine):
+    """The upper bound under which the newest tick was made, and when that began."""
+    pool = status(machine)["pools"][0]
+    return pool["policy"]["knobs"][0]["upper"], pool["tick"]["wall_ns"]
+
+
 def most(machine):
-    return status(machine)["pools"][0]["policy"]["knobs"][0]["upper"]
+    return tick_of(machine)[0]
 
 
 def write_policy(machine, text):
@@ -217,7 +223,11 @@ def test_systemctl_reload_puts_an_edit_in_force_and_a_broken_one_changes_nothing
     write_policy(machine, POLICY.format(most=32))
     assert most(machine) == 64
     machine.run("systemctl", "reload", "poolwright.service")
-    until(lambda: most(machine) == 32)
+    reloaded_ns, ticks = time.time_ns(), []
+    until(lambda: ticks.append(tick_of(machine)) or ticks[-1][0] == 32)
+    assert all(wall_ns < reloaded_ns for upper, wall_ns in ticks if upper == 64), (
+        "when the command has returned, no tick is begun under the old policy"
+    )
     write_policy(machine, POLICY.format(most=32).replace("min:", "mim:"))
     machine.run("systemctl", "reload", "poolwright.service")
     until(lambda: status(machine)["policy_error"])

@@ -300,7 +300,7 @@ def _commands(random: Random, knob: Knob) -> list[tuple[float, Command]]:
 
 
 def _give_back() -> list[tuple[float, Command]]:
-    """An operator gives the level back when the chaos is over; again, for a daemon that was down."""
+    """An operator gives the level back when the chaos is over; twice, if a daemon was down."""
     return [
         (CHAOS_S + after_s, Command(kind=kind, who="chaos", why="over"))
         for after_s in (1.0, 60.0, 300.0)

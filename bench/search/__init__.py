@@ -1,0 +1,1 @@
+"""Search at window level: poolwright and its peers on plants that are not the surrogate's."""
