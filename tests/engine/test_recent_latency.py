@@ -20,7 +20,8 @@ def test_the_last_ten_seconds_are_those_of_the_ticks_that_are_kept(ticks):
     kept = []
     for n, (dt_s, values) in enumerate(ticks):
         sketch = sketch_of(values) if values else None
-        seen = recent.see(Sample(tick=n, dt_s=dt_s, latency=sketch))
+        recent.see(Sample(tick=n, dt_s=dt_s, latency=sketch))
+        seen = recent.summary()
         kept.append((dt_s, sketch))
         while sum(dt for dt, _ in kept) > 10.0 + 1e-9 and len(kept) > 1:
             kept.pop(0)

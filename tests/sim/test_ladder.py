@@ -350,7 +350,7 @@ def test_benefit_a_learner_that_is_wrong_is_found_out_and_the_baseline_put_back(
     assert played.phases(600, 720) == ["stood_down"]
     assert levels(played, 700, 720) == {6}
     down = next(s for s in played.seen if str(s.decision.phase) == "stood_down")
-    worth = down.moment.snapshot.benefit
+    worth = down.moment.benefit
     assert worth.upper < 0.01
     assert not played.moves(down.at_s + 10, 720)
 

@@ -240,7 +240,7 @@ def test_killed_at_any_step_it_continues_from_what_is_there(run, point):
     assert str(born.decision.phase) == "warmup"
     assert born.decision.setting[KNOB] == born.moment.truth.level  # no jump
     assert not born.decision.moves
-    assert born.moment.snapshot.baseline[KNOB] == 6
+    assert born.moment.baseline[KNOB] == 6
     assert any("did not end in order" in event for event in born.decision.events)
     if point in {"apply", "mid-apply", "close"}:
         found = {"apply": 6, "mid-apply": 5, "close": 4}[point]
@@ -313,7 +313,7 @@ def test_a_learner_that_dies_is_asked_again_and_the_old_plan_goes_on(run, does, 
     failures = [s.tick.learner_fault for s in played.between(60, 130) if s.tick.learner_fault]
     assert failures
     assert all(told in text for text in failures)
-    held = [s.moment.snapshot.plan for s in played.between(60, 110)]
+    held = [s.moment.plan for s in played.between(60, 110)]
     assert all(plan is not None for plan in held)
     assert [s for s in played.between(110, 300) if s.tick.plan is not None]
 

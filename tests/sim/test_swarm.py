@@ -25,7 +25,7 @@ from poolwright.sim.chaos import CHAOS_S, case
 def moment(rule, tick):
     """What the simulator tells beside a decision."""
     truth = SimpleNamespace(readings=tick.readings, level=tick.applied.setting["workers"])
-    return SimpleNamespace(policy=rule, life=1, truth=truth, snapshot=SimpleNamespace(tick=tick))
+    return SimpleNamespace(policy=rule, life=1, truth=truth)
 
 
 def watched(bench, upto=None):

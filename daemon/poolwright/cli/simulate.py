@@ -36,6 +36,7 @@ from poolwright.engine.stage import (
 from poolwright.policy.load import yaml_files
 
 EXIT_BROKEN = 1
+_GARBAGE_MOST = 50_000  # objects made before cycles are looked for: there are few
 _ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -72,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
         staged = stage(scenario, args.seed, made, journal, (_checks(),))
         began = time.perf_counter()
         gc.freeze()  # as the daemon does once it has started
+        gc.set_threshold(_GARBAGE_MOST, 20, 20)
         try:
             staged.simulation.run()
         except Broken as broken:

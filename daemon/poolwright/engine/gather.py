@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from poolwright.core.errors import PlantFault
 from poolwright.core.model import Applied, Reading, Status
@@ -17,13 +18,27 @@ _READ_BACK_S = 1.0
 _LOG = logging.getLogger("poolwright.gather")
 
 
-async def read_sensors(
-    sensors: Sequence[Sensor], now_ns: int
-) -> tuple[tuple[Reading, ...], tuple[tuple[str, float], ...]]:
-    """All readings in the order of the sensors, and how long each sensor took in seconds."""
-    results = await asyncio.gather(*(_read_one(sensor, now_ns) for sensor in sensors))
-    readings = tuple(reading for found, _ in results for reading in found)
-    return readings, tuple((s.source, took) for s, (_, took) in zip(sensors, results, strict=True))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What the world said when asked once."""
+
+    readings: tuple[Reading, ...]  # in the order of the sensors
+    took: tuple[tuple[str, float], ...]  # (source, seconds) of each sensor
+    applied: Applied | None  # None: it could not be read, and `fault` says why
+    fault: str
+
+
+async def look(sensors: Sequence[Sensor], actuator: Actuator, now_ns: int) -> Look:
+    """Ask all of them at once."""
+    (applied, fault), results = await asyncio.gather(
+        read_back(actuator), asyncio.gather(*(_read_one(sensor, now_ns) for sensor in sensors))
+    )
+    return Look(
+        readings=tuple(reading for found, _ in results for reading in found),
+        took=tuple((s.source, took) for s, (_, took) in zip(sensors, results, strict=True)),
+        applied=applied,
+        fault=fault,
+    )
 
 
 async def _read_one(sensor: Sensor, now_ns: int) -> tuple[tuple[Reading, ...], float]:

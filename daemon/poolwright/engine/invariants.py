@@ -72,7 +72,7 @@ class Invariants:
         if decision.moves:
             self._may_move(tick, decision, policy)
             self._envelope(tick, decision, policy, before)
-            self._memory(decision, policy, moment, before)
+            self._memory(tick, decision, moment, before)
             if decision.action in TRIED:
                 self._may_try(tick, decision, policy)
             self._moved_ns = tick.mono_ns
@@ -136,12 +136,12 @@ class Invariants:
             self._fail("dwell", tick, decision)
 
     def _memory(
-        self, decision: Decision, policy: Policy, moment: Moment, before: tuple[Setting, ...]
+        self, tick: Tick, decision: Decision, moment: Moment, before: tuple[Setting, ...]
     ) -> None:
         """What is really used, and what the added workers take, stays within the limit."""
-        knob = policy.knobs[0]
+        knob = moment.policy.knobs[0]
         truth = {r.signal: r.value for r in moment.truth.readings}
-        seen = {r.signal: r.value for r in moment.snapshot.tick.readings if r.value is not None}
+        seen = {r.signal: r.value for r in tick.readings if r.value is not None}
         names = ("memory_bytes", "host_memory_used_bytes", "memory_limit_bytes")
         if any(seen.get(n) != truth.get(n) for n in names) or decision.action in _URGENT:
             return  # a sensor lied, or it goes back to what was held before
@@ -152,7 +152,7 @@ class Invariants:
         if added <= 0 or own is None or used is None or limit is None:
             return
         if used + added * own / max(1, level) > limit:
-            self._fail("memory", moment.snapshot.tick, decision)
+            self._fail("memory", tick, decision)
 
     def _may_try(self, tick: Tick, decision: Decision, policy: Policy) -> None:
         """No experiment while blind, in quiet time, over budget, or beside another one."""

@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from poolwright.core.errors import PlantFault
-from poolwright.core.model import Command, CommandKind, Decision, Tick
+from poolwright.core.model import Benefit, Command, CommandKind, Decision, Plan, Setting, Tick
 from poolwright.core.policy import Policy
 from poolwright.engine.arbiter import Arbiter
 from poolwright.engine.recovery import recover
-from poolwright.engine.snapshot import PoolSnapshot
 from poolwright.engine.tick import CoreFault, Pool
 from poolwright.engine.virtual import (
     Killed,
@@ -47,7 +46,9 @@ class Moment:
     policy: Policy
     truth: Truth  # the tick that the decision looked at, as it really was
     life: int  # of the daemon, from 1
-    snapshot: PoolSnapshot
+    baseline: Setting | None
+    plan: Plan | None  # in force
+    benefit: Benefit | None
 
 
 Witness = Callable[[Tick, Decision, Moment], None]
@@ -147,7 +148,7 @@ class Simulation:
         }
         while True:
             await self._give_orders(pools)
-            decisions = await asyncio.gather(*(pool.tick() for pool in pools.values()))
+            decisions = await _ticks(tuple(pools.values()))
             for pool, decision in zip(pools.values(), decisions, strict=True):
                 if decision is None:  # a real daemon would go on; here it is what was looked for
                     raise CoreFault(f"{pool.name}: {journal.last_note}")
@@ -211,13 +212,17 @@ class Simulation:
                 await pool.adopt(order.what, "policy changed")
 
     def _tell(self, pool: Pool, decision: Decision) -> None:
-        seen = pool.snapshot
-        assert seen is not None, "every decision is published"
+        assert pool.newest is not None, "every decision follows from a tick"
         moment = Moment(
-            policy=pool.policy, truth=self._truths[pool.name], life=self.lives, snapshot=seen
+            policy=pool.policy,
+            truth=self._truths[pool.name],
+            life=self.lives,
+            baseline=pool.controller.baseline,
+            plan=pool.controller.plan,
+            benefit=pool.controller.benefit,
         )
         for witness in self._witnesses:
-            witness(seen.tick, decision, moment)
+            witness(pool.newest, decision, moment)
 
     def _kill(self, point: str, pool: str) -> None:
         """Die here if a fault says so."""
@@ -230,6 +235,13 @@ class Simulation:
         assert self._life is not None
         self._killed = fault
         self._life.cancel()
+
+
+async def _ticks(pools: tuple[Pool, ...]) -> list[Decision | None]:
+    """All at once; a lone one needs no task of its own."""
+    if len(pools) == 1:
+        return [await pools[0].tick()]
+    return await asyncio.gather(*(pool.tick() for pool in pools))
 
 
 def _completed(command: Command, pool: Pool) -> Command:

@@ -1,6 +1,5 @@
 """What the engine publishes after every tick: immutable, and all that people and Prometheus see."""
 
-import math
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -18,7 +17,7 @@ from poolwright.core.model import (
 )
 from poolwright.core.policy import Policy
 from poolwright.core.sample import Sample
-from poolwright.core.sketch import Sketch
+from poolwright.core.sketch import merged
 
 _RECENT_S = 10.0
 
@@ -47,54 +46,35 @@ class Recent:
 
 
 class RecentLatency:
-    """Keeps ten seconds of ticks, and the counts of all of them: it runs in every tick."""
+    """Keeps ten seconds of ticks; the work is left to who asks."""
 
     def __init__(self) -> None:
-        self._kept: deque[tuple[float, Sketch, bool]] = deque()
-        self._bins: Counter[int] = Counter()
+        self._kept: deque[Sample] = deque()
 
-    def see(self, sample: Sample) -> Recent:
-        """Latency with this tick's."""
-        latency, estimated = sample.latency or Sketch(), sample.latency_estimated
-        self._kept.append((sample.dt_s, latency, estimated and sample.latency is not None))
-        for index, count in latency.bins:
-            self._bins[index] += count
-        span = sum(dt for dt, _, _ in self._kept)
-        while span > _RECENT_S and len(self._kept) > 1:
-            span -= self._drop()
-        sketch = self._all()
+    def see(self, sample: Sample) -> None:
+        """One more tick."""
+        self._kept.append(sample)
+        while len(self._kept) > 1 and self._span_s > _RECENT_S:
+            self._kept.popleft()
+
+    def summary(self) -> Recent:
+        """Latency over what is kept."""
+        sketch = merged(s.latency for s in self._kept if s.latency is not None)
         if not sketch.count:
-            return Recent(span_s=span)
+            return Recent(span_s=self._span_s)
         return Recent(
-            span_s=span,
+            span_s=self._span_s,
             count=sketch.count,
             p50_s=sketch.quantile(0.50),
             p95_s=sketch.quantile(0.95),
             p99_s=sketch.quantile(0.99),
             jitter_s=sketch.std,
-            estimated=any(e for _, _, e in self._kept),
+            estimated=any(s.latency_estimated for s in self._kept if s.latency is not None),
         )
 
-    def _drop(self) -> float:
-        """Forget the oldest tick; how long it was."""
-        dt_s, latency, _ = self._kept.popleft()
-        for index, count in latency.bins:
-            left = self._bins[index] - count
-            if left:
-                self._bins[index] = left
-            else:
-                del self._bins[index]
-        return dt_s
-
-    def _all(self) -> Sketch:
-        """The latencies of all ticks; sums anew, so that nothing of what was dropped stays."""
-        kept = [latency for _, latency, _ in self._kept]
-        return Sketch(
-            bins=tuple(sorted(self._bins.items())),
-            zeros=sum(s.zeros for s in kept),
-            total=math.fsum(s.total for s in kept),
-            total_squares=math.fsum(s.total_squares for s in kept),
-        )
+    @property
+    def _span_s(self) -> float:
+        return sum(s.dt_s for s in self._kept)
 
 
 class Tally(Counter[str]):

@@ -8,7 +8,9 @@ import asyncio
 import logging
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from poolwright.core.controller import Controller
 from poolwright.core.envelope import violations
@@ -16,11 +18,9 @@ from poolwright.core.errors import PlantFault
 from poolwright.core.model import (
     Actuation,
     ActuationStatus,
-    Applied,
     Command,
     Decision,
     Plan,
-    Reading,
     Resume,
     Setting,
     Tick,
@@ -30,7 +30,7 @@ from poolwright.core.policy import Policy
 from poolwright.core.reasons import REASONS
 from poolwright.engine.arbiter import Arbiter
 from poolwright.engine.commands import completed, expiry, hands_off, refusal
-from poolwright.engine.gather import read_back, read_sensors
+from poolwright.engine.gather import Look, look
 from poolwright.engine.learner import Learner
 from poolwright.engine.recovery import carried
 from poolwright.engine.snapshot import PoolSnapshot, RecentLatency, Tally
@@ -96,7 +96,9 @@ class Pool:
         self._index = 0
         self.run_id = 0
         self.controller = Controller(policy)
-        self.snapshot: PoolSnapshot | None = None
+        self.newest: Tick | None = None
+        self._publish: Callable[[], PoolSnapshot] | None = None
+        self._snapshot: PoolSnapshot | None = None
 
     def open_run(self, resume: Resume) -> None:
         """Begin a run in the journal. Raises PlantFault when the journal cannot be written."""
@@ -119,6 +121,7 @@ class Pool:
 
     async def enter(self, prepared: Prepared, reason: str) -> None:
         """Put what was prepared in force: a move under way is broken off where it is."""
+        _ = self.snapshot  # until the next tick, the last of the old policy stands
         await self.finish_actuation()
         self._refused = None
         self._learner.forget(self.name)  # it was asked under the other policy
@@ -164,10 +167,8 @@ class Pool:
         """One tick; None when the core failed. Raises CoreFault when it keeps failing."""
         began = time.perf_counter()
         mono_ns = self._clock.mono_ns()
-        (readings, took), (applied, fault) = await asyncio.gather(
-            read_sensors(self.sensors, mono_ns), read_back(self.actuator)
-        )
-        tick = self._tick(mono_ns, readings, applied, fault)
+        seen = await look(self.sensors, self.actuator, mono_ns)
+        tick = self._tick(mono_ns, seen)
         self._index += 1
         decision = self._step(tick)
         self._arbiter.took(self.name, self.policy, tick, decision)
@@ -178,26 +179,34 @@ class Pool:
             self._obey(tick, decision, written=written)
         if decision.fit_request is not None:
             self._learner.submit(self.name, decision.fit_request)
-        self._publish(tick, decision, took, time.perf_counter() - began)
+        self._keep(tick, decision)
+        spent_s = time.perf_counter() - began
+        self._publish = partial(self._published, tick, decision, seen.took, spent_s)
+        self.newest, self._snapshot = tick, None
         return decision
 
-    def _tick(
-        self, mono_ns: int, readings: tuple[Reading, ...], applied: Applied | None, fault: str
-    ) -> Tick:
+    @property
+    def snapshot(self) -> PoolSnapshot | None:
+        """The newest tick as people see it, made when somebody asks; None before the first."""
+        if self._snapshot is None and self._publish is not None:
+            self._snapshot = self._publish()
+        return self._snapshot
+
+    def _tick(self, mono_ns: int, seen: Look) -> Tick:
         """The Tick. No await from here to the step: the other pools would not know of it."""
         wall_ns = self._clock.wall_ns()
         quiet, overrides = calendar_at(self.policy, wall_ns)
-        share = self._arbiter.share(self.name, self.policy, readings, mono_ns)
+        share = self._arbiter.share(self.name, self.policy, seen.readings, mono_ns)
         return Tick(
             index=self._index,
             mono_ns=mono_ns,
             wall_ns=wall_ns,
-            readings=readings,
-            applied=applied,
+            readings=seen.readings,
+            applied=seen.applied,
             actuation=self._outcome(),
             commands=self._asked(wall_ns),
             plan=self._plan(),
-            fault=fault,
+            fault=seen.fault,
             learner_fault=self._learner.failure(self.name),
             quiet=quiet,
             overrides=overrides,
@@ -339,11 +348,11 @@ class Pool:
         self._close_intent(outcome)
         return outcome
 
-    def _publish(
-        self, tick: Tick, decision: Decision, took: tuple[tuple[str, float], ...], spent_s: float
-    ) -> None:
+    def _keep(self, tick: Tick, decision: Decision) -> None:
+        """Count, log and remember what this tick brought."""
         sample = self.controller.sample
         assert sample is not None
+        self._recent.see(sample)
         self._counters.see(tick, decision)
         if decision.moves or decision.events or str(decision.phase) != self._last_phase:
             _LOG.info("%s", describe(self.name, decision))
@@ -352,7 +361,13 @@ class Pool:
             self._last_move, self._last_move_wall_ns = decision, tick.wall_ns
         if not decision.probing and decision.setting != self._held:
             self._held, self._held_before = decision.setting, self._held
-        self.snapshot = PoolSnapshot(
+
+    def _published(
+        self, tick: Tick, decision: Decision, took: tuple[tuple[str, float], ...], spent_s: float
+    ) -> PoolSnapshot:
+        sample = self.controller.sample
+        assert sample is not None
+        return PoolSnapshot(
             pool=self.name,
             run_id=self.run_id,
             policy=self.policy,
@@ -360,7 +375,7 @@ class Pool:
             baseline=self.controller.baseline,
             tick=tick,
             sample=sample,
-            recent=self._recent.see(sample),
+            recent=self._recent.summary(),
             decision=decision,
             plan=self.controller.plan,
             last_move=self._last_move,

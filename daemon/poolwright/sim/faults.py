@@ -354,6 +354,10 @@ class Faults:
             return ()
         return tuple(f for f in self._active if isinstance(f, kind) and f.strikes(pool))
 
+    def ever(self, kind: type[F], pool: str) -> bool:
+        """Whether a lasting fault of a kind is to act on `pool` at any time."""
+        return any(isinstance(f, kind) and f.strikes(pool) for f in self._spells)
+
     def rages(self, kind: type[F]) -> F | None:
         """A lasting fault of a kind that acts on the whole host now."""
         return next((f for f in self._active if isinstance(f, kind)), None)

@@ -36,7 +36,7 @@ _RATES = frozenset(
 )
 _FOREVER_S = 1e9
 _SENSE_OF = {signal: sense for sense, signals in SENSES.items() for signal in signals}
-_OF_SERVICE = ("requests", "queue", "processes")  # what can say nothing while it is down
+_OF_WORKERS = ("requests", "processes")  # what cannot be read while it is down
 
 
 class PlantTruth(Protocol):
@@ -153,7 +153,7 @@ class Service:
         self.load = load
         self.faults = faults
         self.seen: tuple[Reading, ...] = ()
-        self.senses: dict[str, list[Reading]] = {}  # the same, as the sensors divide it
+        self.senses: frozenset[str] = frozenset()  # those that it has
         self.stepped = False  # the wall clock, within the last tick
         self.down = False
         self.on_kill: Callable[[DaemonKilled], None] | None = None
@@ -165,7 +165,10 @@ class Service:
 
     def sensors(self) -> tuple["SimSensor", ...]:
         """New sensors, as a daemon that starts has them."""
-        return tuple(SimSensor(self, sense) for sense in SENSES if sense in self.senses)
+        senses = tuple(sense for sense in SENSES if sense in self.senses)
+        if not self.faults.ever(SensorFault, self.name):
+            return (SimSensor(self, "host", senses),)  # one does for all, and costs a fifth
+        return tuple(SimSensor(self, sense, (sense,)) for sense in senses)
 
     def actuator(self) -> "SimActuator":
         """A new actuator."""
@@ -186,9 +189,7 @@ class Service:
         rate = max(0.0, self.load.rate(at_s - dt_s))
         cost = self.load.cost(at_s - dt_s)
         self.seen = self.plant.tick(0.0 if down else rate, dt_s, cost=cost)
-        self.senses = {}
-        for reading in self.seen:
-            self.senses.setdefault(_SENSE_OF[reading.signal], []).append(reading)
+        self.senses = frozenset(_SENSE_OF[reading.signal] for reading in self.seen)
         return self._truth(at_s, dt_s, rate)
 
     def used(self) -> tuple[float, float]:
@@ -237,11 +238,11 @@ class SimSensor:
 
     deadline_s = 0.5
 
-    def __init__(self, service: Service, sense: str) -> None:
-        self.source = f"sim {sense}"
-        self.signals = SENSES[sense]
+    def __init__(self, service: Service, name: str, senses: tuple[str, ...]) -> None:
+        self.source = f"sim {name}"
+        self.signals = tuple(signal for sense in senses for signal in SENSES[sense])
         self._service = service
-        self._sense = sense
+        self._senses = senses
         self._fresh = True
         self._stuck: dict[SensorFault, tuple[Reading, ...]] = {}
 
@@ -250,24 +251,27 @@ class SimSensor:
 
     async def read(self, now_ns: int) -> tuple[Reading, ...]:
         """What the last tick showed, less what the faults do to it. Raises PlantFault."""
-        service = self._service
-        found = tuple(
-            r if r.taken_mono_ns == now_ns else replace(r, taken_mono_ns=now_ns)
-            for r in service.senses.get(self._sense, ())
-        )
+        service, found = self._service, self._mine(now_ns)
         if service.stepped:  # as access_log: arrivals are told by the wall clock
             found = tuple(_stepped(r) if r.signal == "latency_s" else r for r in found)
         if service.down:
-            found = tuple(
-                _gone(r) if self._sense in ("requests", "processes") else r for r in found
-            )
+            found = tuple(_gone(r) if _SENSE_OF[r.signal] in _OF_WORKERS else r for r in found)
         if self._fresh:  # a rate needs two looks at a counter
             found = tuple(_unknown(r) if r.signal in _RATES else r for r in found)
             self._fresh = False
         for fault in service.faults.active(SensorFault, service.name):
-            if fault.sensor in (None, self._sense):
+            if fault.sensor is None or fault.sensor in self._senses:
                 found = await self._distorted(fault, found)
         return found
+
+    def _mine(self, now_ns: int) -> tuple[Reading, ...]:
+        """What the last tick showed of its senses."""
+        seen = self._service.seen
+        if len(self._senses) < len(self._service.senses):
+            seen = tuple(r for r in seen if _SENSE_OF[r.signal] in self._senses)
+        if all(r.taken_mono_ns == now_ns for r in seen):
+            return seen
+        return tuple(replace(r, taken_mono_ns=now_ns) for r in seen)
 
     async def close(self) -> None:
         """Nothing to let go of."""
