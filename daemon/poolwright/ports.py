@@ -1,7 +1,7 @@
 """What the engine needs of the world: Sensor, Actuator, Clock, Journal. Protocols only."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Coroutine, Sequence
+from typing import Any, Protocol
 
 from poolwright.core.model import Actuation, Applied, Decision, Reading, Resume, Setting, Tick
 from poolwright.core.policy import Policy
@@ -16,12 +16,12 @@ class Sensor(Protocol):
 
     source: str  # in Reading.source, for people: "statsd 127.0.0.1:8125"
     signals: tuple[str, ...]  # names of core.signals.SIGNALS
-    deadline_s: float  # the engine gives up on `read` after this
+    deadline_s: float | None  # the engine gives up on `read` after this; None: it never waits
 
     async def start(self) -> None:
         """Open sockets and files. Raises PlantFault naming the endpoint."""
 
-    async def read(self, now_ns: int) -> tuple[Reading, ...]:
+    def read(self, now_ns: int) -> Coroutine[Any, Any, tuple[Reading, ...]]:
         """What was seen since the last read; one Reading a signal, at monotonic time `now_ns`.
 
         A broken source is a Reading with status error and a detail, not an exception; PlantFault

@@ -25,9 +25,6 @@ from poolwright.core.benefit import (
 from poolwright.core.model import Context, Estimate, Holdout, Observation, setting
 from poolwright.core.policy import ExploreRule
 from poolwright.learn import judge
-from poolwright.learn.points import Points
-from poolwright.learn.residual import Posterior
-from poolwright.learn.surrogate import Surrogate
 
 TUNED, BASELINE = setting(workers=7), setting(workers=5)
 REFERENCES = {"latency_p99_s": 0.5, "memory_bytes": 2e8, "jitter_s": 0.5}
@@ -91,33 +88,21 @@ def holdouts(*gains):
 # --- the cost of a window
 
 
+class NaturalUnits:
+    """A surrogate whose responses are modelled in natural units."""
+
+    def natural(self, response, values):
+        return values
+
+
 def the_learners_cost(observation):
-    """The same window through the learner's own formula, as a posterior without spread."""
-    means = {name: estimate.mean for name, estimate in observation.responses}
-    load = observation.context.load_rps
-    latent = {
-        "throughput_rps": math.log(means["throughput_rps"] / load),
-        "latency_p99_s": math.log(means["latency_p99_s"]),
-        "jitter_s": math.log(means["jitter_s"] / means["latency_p99_s"]),
-        "memory_bytes": means["memory_bytes"] / 1e6,
-    }
-    surrogate = Surrogate(
-        nodes={},
-        rows={},
-        primary="latency_p99_s",
-        memory_unit=1e6,
-        error_floor=1e-3,
-        ceiling=dict.fromkeys(latent, 1e9),
-    )
+    """The same window through the learner's own formula."""
+    means = {name: np.array([estimate.mean]) for name, estimate in observation.responses}
     goal = judge.Goal(
-        weights=WEIGHTS, references=tuple(REFERENCES.items()), needed=tuple(sorted(latent))
+        weights=WEIGHTS, references=tuple(REFERENCES.items()), costly=tuple(means), bounded=()
     )
-    points = Points(levels=np.array([[7.0]]), load=np.array([load]), foreign=np.array([0.1]))
-    posteriors = {
-        name: Posterior(mean=np.array([value]), std=np.array([1e-9]), anchor_cov=np.array([1e-18]))
-        for name, value in latent.items()
-    }
-    return float(judge._cost(goal, surrogate, points, posteriors).mean())
+    load = np.array([observation.context.load_rps])
+    return float(judge.objective(goal, NaturalUnits(), means, load)[0])
 
 
 @given(

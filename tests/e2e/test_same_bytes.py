@@ -5,7 +5,11 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from poolwright.engine.stage import find_scenario
+
+pytestmark = pytest.mark.e2e
 
 
 def output_of(*words, hash_seed):

@@ -9,9 +9,10 @@ import sys
 from dataclasses import replace
 from itertools import pairwise
 
+import playing
 import pytest
 from gunicorn_service import until
-from playing import PLANT, POLICY, faults, makers, play
+from playing import PLANT, POLICY, faults, makers, scripted
 
 from poolwright.core.model import Action, ClampKind, Estimate, Setting
 from poolwright.engine.stage import Made
@@ -51,6 +52,11 @@ def told(played, name):
     return [dict(s.decision.evidence).get(name) for s in played.seen]
 
 
+def play(folder, **parts):
+    """Play with the real learner, where nothing else is said."""
+    return playing.play(folder, **{"made": makers(), **parts})
+
+
 def stubborn(level):
     """A learner that is sure, whatever it is shown, that `level` workers are best and safe."""
     real = makers()
@@ -79,11 +85,12 @@ def stubborn(level):
 
 
 def test_rung_breach_a_probe_whose_requests_fail_is_left_at_once(tmp_path):
-    """At 51 s four workers are tried, and from 55 s every third request fails."""
-    played = play(tmp_path, more=faults("kind: disturbance, fail_ratio: 30%, at: 55s, lasts: 30s"))
-    assert levels(played, 54, 54) == {4}
-    first = next(s for s in played.between(55, 85) if "error_breach" in s.decision.guard_trips)
-    (retreat,) = (s for s in played.moves(55, 85) if str(s.decision.action) == "retreat")
+    """At 26 s four workers are tried, and from 30 s every third request fails."""
+    fails = faults("kind: disturbance, fail_ratio: 30%, at: 30s, lasts: 30s")
+    played = play(tmp_path, more=fails, made=scripted(4))
+    assert levels(played, 29, 29) == {4}
+    first = next(s for s in played.between(30, 60) if "error_breach" in s.decision.guard_trips)
+    (retreat,) = (s for s in played.moves(30, 60) if str(s.decision.action) == "retreat")
     assert str(retreat.decision.reason) == "error_breach"
     assert retreat.at_s - first.at_s <= 1.0
     assert retreat.decision.setting[KNOB] == 6

@@ -1,11 +1,17 @@
-"""Plays scenarios for tests: the real engine, learner's function and journal, on virtual time."""
+"""Plays scenarios for tests: the real engine, core and journal, on virtual time.
+
+The learner is a script where a test is about what surrounds it, so that a better learner does not
+change what is tested; `makers()` gives the real one.
+"""
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import ticks
+
 from poolwright.cli.simulate import makers
-from poolwright.engine.stage import bind_scenario, stage
+from poolwright.engine.stage import Made, bind_scenario, stage
 from poolwright.policy.tree import parse_document
 
 # Windows short enough that a few minutes are a life, on a service that six workers serve easily.
@@ -75,13 +81,38 @@ class Played:
 makers = functools.cache(makers)
 
 
+def scripted(wish):
+    """The real plant, and a learner that wants `wish` workers: it tries them, and once it has seen
+    them without a breach they are best; until then, and after a breach, the baseline is.
+    """
+
+    def learn(request):
+        knob = request.policy.knobs[0]
+        seen = [e.observation for e in request.evidence if e.observation.setting[knob.name] == wish]
+        breached = any(o.breached for o in seen)
+        best = wish if seen and not breached else knob.baseline
+        levels = range(knob.lower, knob.upper + 1)
+        found = ticks.plan(
+            request.version, best, probe=None if seen else wish, levels=levels,
+            load_rps=request.context.load_rps,
+        )  # fmt: skip
+        return replace(
+            found,
+            fitted_tick=request.tick,
+            evidence_digest=request.evidence_digest,
+            references=(("latency_p99_s", 0.4), ("memory_bytes", 1e9)),
+        )
+
+    return Made(plant=makers().plant, plan=learn)
+
+
 def scenario(text):
     """The scenario in a YAML text."""
     return bind_scenario(parse_document(text.encode(), "s.yaml"), Path("/nowhere"))
 
 
 def play(folder, *, duration="5m", policy=POLICY, plant=PLANT, seed=0, more="", made=None):
-    """Play a scenario made of parts; everything that was decided."""
+    """Play a scenario made of parts; everything that was decided. The learner wants 4 workers."""
     text = f"version: 1\nname: test\nduration: {duration}\n{policy}{plant}{more}"
     seen = []
 
@@ -89,7 +120,7 @@ def play(folder, *, duration="5m", policy=POLICY, plant=PLANT, seed=0, more="", 
         seen.append(Seen(tick=tick, decision=decision, moment=moment))
 
     journal = folder / f"journal-{seed}.db"
-    staged = stage(scenario(text), seed, made or makers(), journal, (watch,))
+    staged = stage(scenario(text), seed, made or scripted(4), journal, (watch,))
     staged.simulation.run()
     return Played(seen=seen, report=staged.report(), journal=journal, stage=staged)
 

@@ -22,8 +22,13 @@ _SMALLEST = 1e-9  # below a nanosecond a latency is zero
 _SECOND: Callable[[tuple[int, int]], int] = itemgetter(1)  # a third faster than a generator
 
 
+class _Counted:
+    _count: int
+    __slots__ = ("_count",)  # of a Sketch, when it has been asked for: it is, twenty times a tick
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sketch:
+class Sketch(_Counted):
     """Counts in logarithmic buckets: `bins` is sorted by bucket index; `zeros` counts zeros."""
 
     bins: tuple[tuple[int, int], ...] = ()
@@ -34,7 +39,12 @@ class Sketch:
     @property
     def count(self) -> int:
         """How many values were seen."""
-        return self.zeros + _times(self.bins)
+        try:
+            return self._count
+        except AttributeError:
+            count = self.zeros + _times(self.bins)
+            object.__setattr__(self, "_count", count)
+            return count
 
     @property
     def mean(self) -> float:

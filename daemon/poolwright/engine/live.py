@@ -24,8 +24,8 @@ from poolwright.engine.learner import Learner
 from poolwright.engine.notify import Notifier
 from poolwright.engine.recovery import carried, policies_before, recover
 from poolwright.engine.reload import Reload, same, tell_change
-from poolwright.engine.snapshot import Snapshot
-from poolwright.engine.tick import CoreFault, Pool, describe
+from poolwright.engine.snapshot import Snapshot, describe
+from poolwright.engine.tick import CoreFault, Pool
 from poolwright.engine.watch import watch
 from poolwright.journal.sqlite import SqliteJournal
 from poolwright.policy.config import DaemonConfig

@@ -17,7 +17,8 @@ from poolwright.engine.commands import expiry, hands_off
 from poolwright.engine.learner import Learner
 from poolwright.engine.live import RealClock
 from poolwright.engine.recovery import carried, policy_before, recover
-from poolwright.engine.tick import Pool, describe
+from poolwright.engine.snapshot import describe
+from poolwright.engine.tick import Pool
 from poolwright.journal.query import JournalReader
 from poolwright.journal.sqlite import SqliteJournal
 from poolwright.policy.calendar import calendar_at

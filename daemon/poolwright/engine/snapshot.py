@@ -16,6 +16,7 @@ from poolwright.core.model import (
     Tick,
 )
 from poolwright.core.policy import Policy
+from poolwright.core.reasons import REASONS
 from poolwright.core.sample import Sample
 from poolwright.core.sketch import merged
 
@@ -150,3 +151,16 @@ class Snapshot:
     policy_error: str = ""  # why the last reload was refused; empty: what is on disk is in force
     reloads: tuple[tuple[str, int], ...] = ()  # (applied | unchanged | refused, how often)
     pools: tuple[PoolSnapshot, ...]
+
+
+def describe(pool: str, decision: Decision) -> str:
+    """One line of log for a decision: what, where to, and why."""
+    setting: Setting | None = decision.wanted
+    words = f"{pool}: {decision.phase} {decision.action} {setting}: {REASONS[decision.reason]}"
+    if decision.detail:
+        words += f" ({decision.detail})"
+    if decision.clamps:
+        words += "; clamped by " + ", ".join(str(c.kind) for c in decision.clamps)
+    if decision.events:
+        words += "; " + "; ".join(decision.events)
+    return words

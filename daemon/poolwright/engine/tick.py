@@ -27,13 +27,12 @@ from poolwright.core.model import (
 )
 from poolwright.core.override import narrowed
 from poolwright.core.policy import Policy
-from poolwright.core.reasons import REASONS
 from poolwright.engine.arbiter import Arbiter
 from poolwright.engine.commands import completed, expiry, hands_off, refusal
 from poolwright.engine.gather import Look, look
 from poolwright.engine.learner import Learner
 from poolwright.engine.recovery import carried
-from poolwright.engine.snapshot import PoolSnapshot, RecentLatency, Tally
+from poolwright.engine.snapshot import PoolSnapshot, RecentLatency, Tally, describe
 from poolwright.policy.calendar import calendar_at
 from poolwright.ports import Actuator, Clock, Journal, Sensor
 
@@ -389,16 +388,3 @@ class Pool:
             benefit=self.controller.benefit,
             kept=self.controller.kept,
         )
-
-
-def describe(pool: str, decision: Decision) -> str:
-    """One line of log for a decision: what, where to, and why."""
-    setting: Setting | None = decision.wanted
-    words = f"{pool}: {decision.phase} {decision.action} {setting}: {REASONS[decision.reason]}"
-    if decision.detail:
-        words += f" ({decision.detail})"
-    if decision.clamps:
-        words += "; clamped by " + ", ".join(str(c.kind) for c in decision.clamps)
-    if decision.events:
-        words += "; " + "; ".join(decision.events)
-    return words

@@ -241,8 +241,7 @@ def _sketch_in(record: _SketchRecord) -> Sketch:
 def _reading_out(reading: Reading, mono_ns: int) -> msgspec.Struct:
     sketch, value = None, reading.value
     if reading.sketch is not None:
-        sketch = _sketch_out(reading.sketch)
-        count = sketch.zeros + sum(sketch.steps[1::2])
+        sketch, count = _sketch_out(reading.sketch), reading.sketch.count
         if value and count > 0 and value == sketch.total / count:
             value = None
     return _ReadingRecord(*_reading_rest(reading), value, reading.taken_mono_ns - mono_ns, sketch)

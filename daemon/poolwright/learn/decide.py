@@ -1,4 +1,7 @@
-"""Verdicts over the lattice at the present load, the recommended setting, and the probes."""
+"""Verdicts over the lattice at the present load, and the probes.
+
+What is recommended is what the schedule holds at the present load: one rule for both.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -15,15 +18,16 @@ from poolwright.core.model import (
     Verdict,
 )
 from poolwright.core.signals import RESPONSE_NAMES
-from poolwright.learn.judge import TIE, Goal, Judged, judge, rows_of
-from poolwright.learn.lattice import in_trust_region, lattice, level_array
+from poolwright.learn.judge import Cost, Goal, Risk, cost_of, objective, risk_of
+from poolwright.learn.lattice import in_trust_region, lattice, level_array, rows_of
 from poolwright.learn.points import Array, Mask, Table
 from poolwright.learn.surrogate import Surrogate, short
 
 PROBES = 5
 _LISTED = 128  # candidates in a plan: it is journalled, and read by people
 _LEAST_GAIN = 0.003  # a probe expected to gain less is not named
-_LEVERAGE_COST = 1.15  # what a probe that teaches may be expected to cost, over the incumbent
+_LEVERAGE_COST = 1.15  # what a probe that teaches may be expected to cost, over the anchor
+_HORIZON = 40.0  # windows over which a gain is enjoyed and a probe's cost is spread
 _NAMES = {response: name for name, response in RESPONSE_NAMES.items()}
 
 
@@ -38,123 +42,150 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Field:
-    """The lattice as judged; row 0 is the incumbent."""
+    """The lattice as judged; row 0 is the incumbent.
+
+    `anchor` is the best visited setting that is allowed, else the incumbent: what an improvement
+    is over. `lost` [windows] is what a move takes before anything can be measured.
+    """
 
     settings: list[Setting]
     levels: Array
+    away: Array  # octaves from the incumbent
     near: Mask
     tabu: Mask
-    judged: Judged
+    risk: Risk
+    cost: Cost
     allowed: Mask  # near, not tabu, within memory, within the SLOs
-    relief: Mask  # of an unsafe incumbent: near, not tabu, and less in breach than it
+    anchor: int
+    recommended: int
+    lost: Array
+    predictions: list[Responses]
 
 
 def _field(
-    request: FitRequest, table: Table, surrogate: Surrogate, goal: Goal, now: Context
+    request: FitRequest,
+    table: Table,
+    surrogate: Surrogate,
+    goal: Goal,
+    now: Context,
+    wanted: Setting,
 ) -> _Field:
-    others = [s for s in lattice(request.policy, request.incumbent) if s != request.incumbent]
-    settings = [request.incumbent, *others]
+    settings = lattice(request.policy, table.axes, request.incumbent, 1.5 * request.trust_octaves)
+    if wanted not in settings:
+        settings.append(wanted)
     levels = level_array(settings, table.knobs)
     assert now.load_rps is not None
     assert now.foreign_cpu_ratio is not None
     points = table.context_points(levels, now.load_rps, now.foreign_cpu_ratio)
-    judged = judge(request, goal, surrogate, points)
-    steps = np.array([request.policy.knob(name).step for name in table.knobs], dtype=np.float64)
-    near = in_trust_region(levels, levels[0], request.trust_octaves, steps)
+    posteriors = surrogate.predict(points, surrogate.nodes)
+    risk = risk_of(request, surrogate, posteriors, levels)
+    near = in_trust_region(table.axes, levels, request.trust_octaves)
     tabu = rows_of(settings, request.tabu)
-    free = near & ~tabu
+    allowed = near & ~tabu & risk.memory_ok & risk.slo_ok
+    means = {name: posteriors[name].mean for name in goal.costly}
+    been = {tuple(row) for row in table.points.levels}
+    visited = np.array([tuple(row) in been for row in levels]) & allowed
+    rough = np.where(visited, objective(goal, surrogate, means, points.load), np.inf)
+    anchor = int(np.argmin(rough)) if visited.any() else 0
+    places = table.axes.places(levels)
     return _Field(
         settings=settings,
         levels=levels,
+        away=np.abs(places - places[0]).sum(axis=1),
         near=near,
         tabu=tabu,
-        judged=judged,
-        allowed=free & judged.memory_ok & judged.slo_ok,
-        relief=_relief(request, table, judged, levels, free),
+        risk=risk,
+        cost=cost_of(goal, surrogate, posteriors, anchor),
+        allowed=allowed,
+        anchor=anchor,
+        recommended=settings.index(wanted),
+        lost=_lost_windows(request, table, levels),
+        predictions=list(surrogate.estimates(posteriors)),
     )
 
 
-def _relief(request: FitRequest, table: Table, judged: Judged, levels: Array, free: Mask) -> Mask:
-    """Moves allowed when the incumbent itself is unsafe: those that reduce what is violated.
+def _lost_windows(request: FitRequest, table: Table, levels: Array) -> Array:
+    """Windows that pass until a setting is reached from the incumbent and has settled."""
+    lost = np.zeros(len(levels))
+    for k, knob in enumerate(table.axes.knobs):
+        away = levels[:, k] - levels[0, k]
+        moves = np.ceil(np.abs(away) / max(knob.slew_per_move, knob.step))
+        each = np.maximum(knob.settle_s, knob.dwell_s)
+        lost = np.maximum(lost, moves * each + np.where(away < 0.0, knob.drain_s, 0.0))
+    return np.asarray(lost / request.policy.explore.window_s)
 
-    Over memory, smaller pools; over an SLO, settings within memory with less expected excess.
+
+def _worth(field: _Field) -> Array:
+    """The constrained expected gain, net of what the probe itself and the move cost, as a share of
+    the anchor's objective.
+
+    A gain is enjoyed from when it is reached; a probe that turns out worse is paid for as long.
     """
-    none = np.zeros(len(levels), dtype=np.bool_)
-    here = np.all(table.points.levels == levels[0], axis=1)
-    seen_unsafe = bool(table.breached[here][-2:].any())
-    if not judged.memory_ok[0] and request.memory_limit_bytes is not None:
-        smaller = (levels <= levels[0]).all(axis=1) & (levels < levels[0]).any(axis=1)
-        return np.asarray(free & smaller, dtype=np.bool_)
-    if judged.slo_ok[0] and not seen_unsafe and free[0]:
-        return none
-    less = judged.excess < judged.excess[0] * (1.0 - 1e-6)
-    return np.asarray(free & judged.memory_ok & less, dtype=np.bool_)
-
-
-def _recommended(field: _Field) -> int:
-    """The row of the best posterior mean among what is allowed, the incumbent within a tie."""
-    judged = field.judged
-    rows = np.flatnonzero(field.allowed)
-    if len(rows) == 0:
-        rows = np.flatnonzero(field.relief)
-        if len(rows) == 0:
-            return 0
-        return int(rows[np.argmin(judged.excess[rows])])
-    return _nearest_best(rows, judged.cost, field.levels, field.levels[0])
-
-
-def _nearest_best(rows: NDArray[np.intp], cost: Array, levels: Array, centre: Array) -> int:
-    """Of the rows whose cost ties with the best one's, the nearest to `centre` in octaves.
-
-    What cannot be told apart is not worth a move, so noise does not wiggle the setting.
-    """
-    ties = rows[cost[rows] <= float(cost[rows].min()) * (1.0 + TIE)]
-    away = np.abs(np.log2(np.maximum(levels[ties], 0.5) / np.maximum(centre, 0.5))).sum(axis=1)
-    return int(ties[np.lexsort((cost[ties], away))[0]])
+    cost, here = field.cost, max(float(field.cost.mean[field.anchor]), 1e-12)
+    enjoyed = field.cost.gain * field.risk.p_safe * _HORIZON / (_HORIZON + field.lost)
+    paid = np.maximum(cost.mean - cost.mean[field.anchor], 0.0) * (1.0 + field.lost) / _HORIZON
+    worth = np.maximum(enjoyed - paid, 0.0) / here
+    worth[0] = 0.0
+    return np.asarray(worth)
 
 
 def _probe_rows(request: FitRequest, field: _Field) -> tuple[list[int], Array]:
-    """Rows worth trying, best first, and the constrained expected gain of every row."""
-    judged = field.judged
-    worth = judged.gain * judged.p_safe / max(float(judged.cost[0]), 1e-12)
-    worth[0] = 0.0
+    """Rows worth trying, best first, and what each is worth."""
+    worth = _worth(field)
     rows = np.flatnonzero(field.allowed)
-    if not field.allowed.any():
-        rows = np.flatnonzero(field.relief)
-        drop = 1.0 - judged.excess / max(float(judged.excess[0]), 1e-12)
-        worth = np.where(field.relief, np.maximum(worth, drop), worth)
     rows = rows[rows != 0]
+    remedy = None if field.allowed[0] else _remedy(field, rows)
+    if remedy is not None:
+        row, safer = remedy
+        worth[row] = max(worth[row], safer)
+        return [row], worth
     order = rows[np.argsort(-worth[rows], kind="stable")]
     best = [int(row) for row in order if worth[row] >= _LEAST_GAIN][:PROBES]
-    if request.leverage and field.allowed.any():
-        widest = _leverage(field, rows)
-        if widest is not None:
-            best = [widest, *(row for row in best if row != widest)][:PROBES]
+    widest = _leverage(field, rows) if request.leverage else None
+    if widest is not None:
+        best = [widest, *(row for row in best if row != widest)][:PROBES]
     return best, worth
+
+
+def _remedy(field: _Field, rows: NDArray[np.intp]) -> tuple[int, float] | None:
+    """Where the incumbent is not safe: what the schedule holds, else the cheapest that is safe;
+    and by how much it is safer. None where it is no better.
+    """
+    row, risk = field.recommended, field.risk
+    if not field.near[row] or field.tabu[row]:
+        if len(rows) == 0:
+            return None
+        row = int(rows[np.argmin(field.cost.mean[rows])])
+    if row == 0:
+        return None
+    if field.allowed[row]:
+        return row, float(risk.p_safe[row] - risk.p_safe[0])
+    if not risk.memory_ok[0]:
+        return (row, 1.0) if (field.levels[row] <= field.levels[0]).all() else None
+    less = 1.0 - float(risk.excess[row]) / max(float(risk.excess[0]), 1e-12)
+    return (row, less) if less > 1e-6 else None
 
 
 def _leverage(field: _Field, rows: NDArray[np.intp]) -> int | None:
     """The least known setting that may yet be the best and is not expected to cost much."""
-    judged = field.judged
     if len(rows) == 0:
         return None
-    ceiling = float(judged.cost_high[np.flatnonzero(field.allowed)].min())
-    may = (judged.cost_low[rows] <= ceiling) & (
-        judged.cost[rows] <= _LEVERAGE_COST * judged.cost[0]
-    )
-    rows = rows[may]
-    return int(rows[np.argmax(judged.cost_std[rows])]) if len(rows) else None
+    cost = field.cost
+    ceiling = float(cost.high[np.flatnonzero(field.allowed)].min())
+    most = _LEVERAGE_COST * cost.mean[field.anchor]
+    rows = rows[(cost.low[rows] <= ceiling) & (cost.mean[rows] <= most)]
+    return int(rows[np.argmax(cost.std[rows])]) if len(rows) else None
 
 
-def _verdict(field: _Field, row: int, recommended: int, probes: list[int]) -> Verdict:
-    if row == recommended:
+def _verdict(field: _Field, row: int, probes: list[int]) -> Verdict:
+    if row == field.recommended:
         return Verdict.RECOMMENDED
     checks = (
         (field.tabu[row], Verdict.TABU),
         (not field.near[row], Verdict.OUTSIDE_TRUST_REGION),
-        (not field.judged.memory_ok[row], Verdict.UNSAFE_MEMORY),
+        (not field.risk.memory_ok[row], Verdict.UNSAFE_MEMORY),
         (row in probes, Verdict.PROBE),
-        (not field.judged.slo_ok[row], Verdict.UNSAFE_SLO),
+        (not field.risk.slo_ok[row], Verdict.UNSAFE_SLO),
     )
     return next((verdict for holds, verdict in checks if holds), Verdict.WORSE)
 
@@ -176,64 +207,58 @@ def _amount(name: str, estimate: Estimate) -> str:
     return f"{scale * estimate.mean:.3g} ± {scale * estimate.std:.2g}{unit}"
 
 
-def _detail(field: _Field, row: int, reference: int, goal: Goal, predictions: Responses) -> str:
+def _detail(field: _Field, row: int, goal: Goal) -> str:
     """One line for people."""
-    judged = field.judged
-    shown = [name for name, _, _ in judged.p_each] or [goal.weights[0][0]]
-    if not judged.memory_ok[row]:
+    risk, cost, reference = field.risk, field.cost.mean, field.recommended
+    shown = [name for name, _, _ in risk.p_each] or [goal.weights[0][0]]
+    if not risk.memory_ok[row]:
         shown.append("memory_bytes")
-    found = dict(predictions)
+    found = dict(field.predictions[row])
     parts = [
         f"{_name(name)} {_amount(name, found[name])}"
         if name in found
         else f"{_name(name)} was never measured"
         for name in dict.fromkeys(shown)
     ]
-    parts.append(f"P(safe) {judged.p_safe[row]:.2f}")
+    parts.append(f"P(safe) {risk.p_safe[row]:.2f}")
     if row != reference:
-        change = 100.0 * (judged.cost[row] / max(float(judged.cost[reference]), 1e-12) - 1.0)
+        change = 100.0 * (cost[row] / max(float(cost[reference]), 1e-12) - 1.0)
         word = "more" if change >= 0.0 else "less"
         parts.append(f"costs {abs(change):.3g} % {word} than {field.settings[reference]}")
     return ", ".join(parts)
 
 
-def _listed(field: _Field, always: list[int]) -> list[int]:
-    """The rows that the plan lists: all of a small lattice, of a large one the nearest."""
-    away = np.abs(np.log2(np.maximum(field.levels, 0.5) / np.maximum(field.levels[0], 0.5)))
-    order = np.argsort(away.sum(axis=1), kind="stable")
-    return list(dict.fromkeys([0, *always, *(int(row) for row in order)]))[:_LISTED]
-
-
 def choose(
-    request: FitRequest, table: Table, surrogate: Surrogate, goal: Goal, now: Context
+    request: FitRequest,
+    table: Table,
+    surrogate: Surrogate,
+    goal: Goal,
+    now: Context,
+    wanted: Setting,
 ) -> Choice:
-    """Judge the whole lattice at the present load.
+    """Judge the lattice round the incumbent at the present load; `wanted` is what is scheduled.
 
     No probe is named while the load is below half of the lowest ever seen: what would be tried
     there rests on nothing, and next to no request would tell of it.
     """
     assert now.load_rps is not None
-    assert now.foreign_cpu_ratio is not None
-    field = _field(request, table, surrogate, goal, now)
-    recommended = _recommended(field)
+    field = _field(request, table, surrogate, goal, now, wanted)
     probes, worth = _probe_rows(request, field)
     if now.load_rps < 0.5 * float(table.points.load.min()):
         probes = []
-    listed = _listed(field, [recommended, *probes])
-    points = table.context_points(field.levels[listed], now.load_rps, now.foreign_cpu_ratio)
-    predictions = surrogate.estimates(points, surrogate.predict(points, tuple(surrogate.nodes)))
-    judged = field.judged
+    nearest = (int(row) for row in np.argsort(field.away, kind="stable"))
+    listed = list(dict.fromkeys([0, field.recommended, *probes, *nearest]))[:_LISTED]
     made = {
         row: Candidate(
             setting=field.settings[row],
-            objective=Estimate(mean=short(judged.cost[row]), std=short(judged.cost_std[row])),
-            p_safe=short(judged.p_safe[row]),
+            objective=Estimate(mean=short(field.cost.mean[row]), std=short(field.cost.std[row])),
+            p_safe=short(field.risk.p_safe[row]),
             gain_ratio=short(worth[row]),
-            verdict=_verdict(field, row, recommended, probes),
-            predictions=predictions[k],
-            detail=_detail(field, row, recommended, goal, predictions[k]),
+            verdict=_verdict(field, row, probes),
+            predictions=field.predictions[row],
+            detail=_detail(field, row, goal),
         )
-        for k, row in enumerate(listed)
+        for row in listed
     }
     return Choice(
         candidates=tuple(sorted(made.values(), key=lambda candidate: candidate.setting.levels)),

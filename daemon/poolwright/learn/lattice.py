@@ -1,4 +1,4 @@
-"""The settings that are considered: the knob lattice, thinned where it would be too large."""
+"""The settings that are considered: the knob lattice round a centre, thinned where it is large."""
 
 from itertools import product
 
@@ -6,38 +6,50 @@ import numpy as np
 
 from poolwright.core.model import Setting
 from poolwright.core.policy import Knob, Policy
-from poolwright.learn.points import Array, Mask, levels_of
+from poolwright.learn.points import Array, Axes, Mask, levels_of
 
-MOST = 4096  # settings judged in one plan
+MOST = 160  # settings judged in one plan
+_ROUND = 2  # steps round the centre that are never thinned
 
 
-def _levels(knob: Knob, centre: int, most: int) -> list[int]:
-    """All levels, or `most` of them: dense round the centre, then spaced as the logarithm."""
-    every = range(knob.lower, knob.upper + 1, knob.step)
+def _levels(knob: Knob, axes: Axes, centre: int, octaves: float, most: int) -> list[int]:
+    """All levels; or at most `most`: those next to the centre, then evenly within `octaves`."""
+    every = np.arange(knob.lower, knob.upper + 1, knob.step, dtype=np.float64)
     if len(every) <= most:
-        kept = set(every)
-    else:
-        spaced = np.geomspace(max(knob.lower, 1), knob.upper, most - 12)
-        near = [centre + k * knob.step for k in range(-4, 5)]
-        kept = {knob.clamp(round(level)) for level in (*spaced, *near)} & set(every)
-        kept |= {every[0], every[-1]}
-    return sorted(kept)
+        return [int(level) for level in every]
+    column = axes.knobs.index(knob)
+
+    def places(levels: Array) -> Array:
+        wide = np.tile(levels[:, None], (1, len(axes.knobs)))
+        return axes.places(wide)[:, column]
+
+    away = places(every) - places(np.array([centre], dtype=np.float64))[0]
+    wanted = np.linspace(-octaves, octaves, max(most - 2 * _ROUND, 3))
+    spaced = every[np.abs(away[None, :] - wanted[:, None]).argmin(axis=1)]
+    near = [knob.clamp(centre + k * knob.step) for k in range(-_ROUND, _ROUND + 1)]
+    return sorted({int(level) for level in (*spaced, *near)})
 
 
-def lattice(policy: Policy, incumbent: Setting, most: int = MOST) -> list[Setting]:
-    """Settings of the lattice that the relations allow, and the incumbent, ascending."""
-    ordered = sorted(policy.knobs, key=lambda knob: knob.name)
-    names = tuple(knob.name for knob in ordered)
-    levels_of(incumbent, names)  # refuses a setting of other knobs
-    each = max(16, int(most ** (1.0 / len(ordered))))
-    axes = [_levels(knob, incumbent[knob.name], each) for knob in ordered]
+def lattice(
+    policy: Policy, axes: Axes, incumbent: Setting, octaves: float, most: int = MOST
+) -> list[Setting]:
+    """The incumbent first, then, ascending, settings round it that the relations allow."""
+    levels_of(incumbent, axes.names)  # refuses a setting of other knobs
+    each = most
+    while True:
+        lines = [_levels(knob, axes, incumbent[knob.name], octaves, each) for knob in axes.knobs]
+        size = int(np.prod([len(line) for line in lines]))
+        if size <= most or each <= 2 * _ROUND + 3:
+            break
+        each = min(each - 1, max(int(each * (most / size) ** (1.0 / len(lines))), 2 * _ROUND + 3))
     points = {
         tuple(point)
-        for point in product(*axes)
-        if all(r.holds(dict(zip(names, point, strict=True))) for r in policy.relations)
+        for point in product(*lines)
+        if all(r.holds(dict(zip(axes.names, point, strict=True))) for r in policy.relations)
     }
-    points.add(tuple(level for _, level in incumbent.levels))
-    return [Setting(levels=tuple(zip(names, point, strict=True))) for point in sorted(points)]
+    points.discard(tuple(level for _, level in incumbent.levels))
+    made = [Setting(levels=tuple(zip(axes.names, point, strict=True))) for point in sorted(points)]
+    return [incumbent, *made]
 
 
 def level_array(settings: list[Setting], knobs: tuple[str, ...]) -> Array:
@@ -45,8 +57,16 @@ def level_array(settings: list[Setting], knobs: tuple[str, ...]) -> Array:
     return np.array([levels_of(setting, knobs) for setting in settings])
 
 
-def in_trust_region(levels: Array, centre: Array, octaves: float, steps: Array) -> Mask:
-    """Within `octaves` doublings of the centre in every knob, or within one step of it."""
-    ratio = np.log2(np.maximum(levels, 0.5) / np.maximum(centre, 0.5))
-    near = (np.abs(ratio) <= octaves + 1e-9) | (np.abs(levels - centre) <= steps)
+def in_trust_region(axes: Axes, levels: Array, octaves: float) -> Mask:
+    """Within `octaves` of the first row in every knob, or within one step of it."""
+    steps = np.array([knob.step for knob in axes.knobs], dtype=np.float64)
+    places = axes.places(levels)
+    near = np.abs(places - places[0]) <= octaves + 1e-9
+    near |= np.abs(levels - levels[0]) <= steps
     return np.asarray(near.all(axis=1), dtype=np.bool_)
+
+
+def rows_of(settings: list[Setting], some: tuple[Setting, ...]) -> Mask:
+    """Which of `settings` are among `some`."""
+    wanted = set(some)
+    return np.array([setting in wanted for setting in settings], dtype=np.bool_)

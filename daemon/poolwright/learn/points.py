@@ -8,18 +8,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from poolwright.core.model import Context, Evidence, FitRequest, Setting
+from poolwright.core.policy import Knob, Scale
 
 Array: TypeAlias = NDArray[np.float64]
 Mask: TypeAlias = NDArray[np.bool_]
 
+_BALANCE = 0.02  # of the load: completed this much more or less is a queue that changes
 _LOAD_FLOOR = 0.01  # of the highest load seen: below it the logarithm says nothing useful
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Points:
-    """Inputs of the surrogate: knob levels (n, knobs), load [rps] and foreign CPU share (n,)."""
+    """Inputs of the surrogate: knob levels (n, knobs), load [rps] and foreign CPU share (n,).
+
+    `places` (n, knobs) are the levels on each knob's own scale, in octaves: see `axes_of`.
+    """
 
     levels: Array
+    places: Array
     load: Array
     foreign: Array
 
@@ -29,7 +35,12 @@ class Points:
 
     def __getitem__(self, rows: "Mask | NDArray[np.intp] | slice") -> "Points":
         """Some of the points."""
-        return Points(levels=self.levels[rows], load=self.load[rows], foreign=self.foreign[rows])
+        return Points(
+            levels=self.levels[rows],
+            places=self.places[rows],
+            load=self.load[rows],
+            foreign=self.foreign[rows],
+        )
 
     @property
     def concurrency(self) -> Array:
@@ -41,24 +52,51 @@ class Points:
         """log2 of each knob's level; a level of 0 counts as one half."""
         return np.asarray(np.log2(np.maximum(self.levels, 0.5)), dtype=np.float64)
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axes:
+    """How far levels are apart. On a log scale a doubling is 1; on a linear one the whole range
+    is as long as it would be on a log scale, and every step is equally long.
+    """
+
+    knobs: tuple[Knob, ...]  # sorted by name
+
     @property
-    def features(self) -> Array:
-        """What the residual's kernel sees: octaves, log load, foreign CPU share."""
-        return np.column_stack([self.octaves, np.log(self.load), self.foreign])
+    def names(self) -> tuple[str, ...]:
+        """The knobs' names."""
+        return tuple(knob.name for knob in self.knobs)
+
+    def places(self, levels: Array) -> Array:
+        """(n, knobs) levels to places [octaves]; a level of 0 counts as one half."""
+        octaves = np.log2(np.maximum(levels, 0.5))
+        for k, knob in enumerate(self.knobs):
+            if knob.scale is Scale.LINEAR and knob.upper > knob.lower:
+                length = np.log2(knob.upper / max(knob.lower, 0.5))
+                octaves[:, k] = levels[:, k] * length / (knob.upper - knob.lower)
+        return np.asarray(octaves, dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """The usable evidence, oldest first. A response that was not seen is NaN in `mean`."""
+    """The usable evidence, oldest first. A response that was not seen is NaN in `mean`.
 
-    knobs: tuple[str, ...]
+    `overload` is +1 where less was completed than came (a queue grew), -1 where more (one drained).
+    """
+
+    axes: Axes
     points: Points
     weight: Array
     idle: Mask  # app-limited and less than half busy: says nothing against the capacity
     breached: Mask
+    overload: Array
     mean: dict[str, Array]
     std: dict[str, Array]
     load_floor: float
+
+    @property
+    def knobs(self) -> tuple[str, ...]:
+        """Names, sorted."""
+        return self.axes.names
 
     def seen(self, response: str) -> bool:
         """Whether any row has `response`."""
@@ -69,9 +107,19 @@ class Table:
         loads = np.maximum(np.broadcast_to(np.asarray(load, dtype=np.float64), len(levels)), 0.0)
         return Points(
             levels=levels,
+            places=self.axes.places(levels),
             load=np.maximum(loads, self.load_floor),
             foreign=np.full(len(levels), foreign),
         )
+
+
+def oldest_median(table: Table, response: str) -> float | None:
+    """The median of `response` at the oldest setting that has it; None when nothing has."""
+    if not table.seen(response):
+        return None
+    values, levels = table.mean[response], table.points.levels
+    first = levels[int(np.argmax(np.isfinite(values)))]
+    return float(np.nanmedian(values[np.all(levels == first, axis=1)]))
 
 
 def _load_of(evidence: Evidence) -> float | None:
@@ -106,9 +154,19 @@ def _in_order(evidence: tuple[Evidence, ...]) -> list[Evidence]:
     return [item for _, run in runs for item in sorted(run, key=repr)]
 
 
+def _overload(loads: Array, mean: dict[str, Array], std: dict[str, Array]) -> Array:
+    """+1 where a queue grew, -1 where one drained, beyond what chance makes of completions."""
+    if "throughput_rps" not in mean:
+        return np.zeros(len(loads))
+    slack = _BALANCE * loads + 2.0 * std["throughput_rps"]
+    away = loads - mean["throughput_rps"]
+    with np.errstate(invalid="ignore"):  # NaN, not seen, compares false
+        return np.where(away > slack, 1.0, np.where(-away > slack, -1.0, 0.0))
+
+
 def tabulate(request: FitRequest) -> Table:
     """The evidence of `request` as arrays. Raises ValueError when none of it is usable."""
-    knobs = tuple(sorted(knob.name for knob in request.policy.knobs))
+    axes = Axes(knobs=tuple(sorted(request.policy.knobs, key=lambda knob: knob.name)))
     kept = [
         (evidence, load)
         for evidence in _in_order(request.evidence)
@@ -121,8 +179,10 @@ def tabulate(request: FitRequest) -> Table:
     observations = [evidence.observation for evidence, _ in kept]
     loads = np.array([load for _, load in kept], dtype=np.float64)
     floor = max(_LOAD_FLOOR * float(loads.max()), 1e-3)
+    levels = np.array([levels_of(o.setting, axes.names) for o in observations])
     points = Points(
-        levels=np.array([levels_of(o.setting, knobs) for o in observations]),
+        levels=levels,
+        places=axes.places(levels),
         load=np.maximum(loads, floor),
         foreign=_known_foreign([o.context.foreign_cpu_ratio for o in observations]),
     )
@@ -136,11 +196,12 @@ def tabulate(request: FitRequest) -> Table:
     middle = mean.get("latency_p50_s", np.full(len(kept), np.nan))
     busy = points.load * middle / points.concurrency  # Little's law; NaN compares false
     return Table(
-        knobs=knobs,
+        axes=axes,
         points=points,
         weight=np.array([evidence.weight for evidence, _ in kept]),
         idle=np.array([o.app_limited for o in observations]) & ~(busy >= 0.5),
         breached=np.array([o.breached for o in observations]),
+        overload=_overload(loads, mean, std),
         mean=mean,
         std=std,
         load_floor=floor,

@@ -1,100 +1,224 @@
-"""All responses of one pool, fitted: the dependency graph, and back to natural units.
+"""The graph of declared responses, fitted: posteriors at any points, and back to natural units.
 
-(levels, load, foreign CPU) -> capacity -> throughput, latency quantiles -> jitter as a ratio of
-latency; cpu_cores, power_w, error_ratio and memory_bytes from levels and load. The belief about
-capacity is handed on: throughput's posterior is the primary latency's prior, and the primary
-latency's is that of the other quantiles, so what overload showed of capacity serves all.
+Nodes are fitted one by one, parents first, each to what was measured of it and of its parents.
+Predictions go the same way: a parent's posterior mean enters its child's mean, and by the slope
+there its deviations enter the child's draws, so that one draw is one consistent world.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
+from scipy.linalg import solve_triangular
+from scipy.special import ndtri
 
 from poolwright.core.model import Estimate
 from poolwright.core.policy import Policy
-from poolwright.core.signals import quantile_of
-from poolwright.learn.linear import linear_spec, memory_spec
+from poolwright.learn.declare import (
+    At,
+    Graph,
+    Model,
+    Scale,
+    Seen,
+    Values,
+    installed,
+    ordered,
+)
+from poolwright.learn.flow import capacity
 from poolwright.learn.points import Array, Mask, Points, Table
-from poolwright.learn.queueing import CapacityPrior, capacity, latency_spec, throughput_spec
-from poolwright.learn.residual import Node, Posterior, Rows, fit
+from poolwright.learn.residual import Fit, Prior, Rows, fit, kernel, linearise
+from poolwright.learn.responses import primary_latency, shipped
 
-_DISCOUNT = 2.0  # on the standard deviations of a belief about capacity that is handed on
-_ERROR_SHARE = 0.1  # of an error-ratio bound: below it one error ratio is as good as another
-_LOG_RANGE = 8.0  # e^8 times the largest value seen is as bad as anything
+DRAWS = 64
+_STEP = 1e-3  # of a parent's deviation, for its slope
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Posterior:
+    """A response at some points, in model space: what is its own, and what its parents bring.
+
+    `std` is of the whole, `own` of the node's own part; `slopes` say how the mean follows parents.
+    """
+
+    points: Points
+    mean: Array
+    std: Array
+    own: Array
+    slopes: dict[str, Array]
+    power: float  # the kernel's amplitude, squared
+    white: Array
+    rest: Array
+    carried: Array
+
+    def covariance(self, row: int) -> Array:
+        """(n,) of the own part, with that of one of the points."""
+        prior = self.power * kernel(self.points, self.points[np.array([row])])[:, 0]
+        return np.asarray(prior - self.white.T @ self.white[:, row] + self.carried @ self.rest[row])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A model, its fit, and the rows that it was fitted to."""
+
+    model: Model
+    scale: Scale
+    fit: Fit
+    rows: Rows
+    used: Mask  # of the table's rows
+    most: float  # the largest value seen, natural units
+    origins: dict[str, float]  # of its parents
+
+    def values(self, theta: Array) -> Values:
+        """Parameters by name, (m, 1) each."""
+        names = self.fit.prior.names
+        return Values(**{name: theta[:, k : k + 1] for k, name in enumerate(names)})
+
+    def belief(self, name: str) -> float | None:
+        """The MAP value of one parameter."""
+        names = self.fit.prior.names
+        return float(self.fit.theta[names.index(name)]) if name in names else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surrogate:
-    """Fitted nodes by response, and the constants of their transforms."""
+    """Fitted nodes by response, parents first."""
 
+    table: Table
     nodes: dict[str, Node]
-    rows: dict[str, Rows]
-    primary: str | None  # the latency quantile that jitter is a ratio of
-    memory_unit: float
-    error_floor: float
-    ceiling: dict[str, float]  # in natural units, for what is extrapolated wildly
+    primary: str | None  # the latency quantile that stands for latency
 
-    def predict(self, points: Points, responses: tuple[str, ...]) -> dict[str, Posterior]:
-        """Posteriors in transformed space of `responses` and of what they depend on."""
+    def family(self, responses: Iterable[str]) -> tuple[str, ...]:
+        """`responses` and what they depend on, parents first; those never seen are left out."""
         wanted = set(responses)
-        if "jitter_s" in wanted and self.primary is not None:
-            wanted.add(self.primary)
-        return {name: self.nodes[name].predict(points) for name in self.nodes if name in wanted}
+        for name in reversed(self.nodes):
+            if name in wanted:
+                wanted |= set(self.nodes[name].model.parents)
+        return tuple(name for name in self.nodes if name in wanted)
 
-    def natural(self, response: str, values: Array, load: Array, latency: Array | None) -> Array:
-        """Transformed values (..., n) in natural units; jitter needs the primary latency."""
-        if response == "memory_bytes":
-            return np.asarray(values * self.memory_unit)
-        top = np.log(self.ceiling[response])
-        if response == "error_ratio":
-            clipped = np.clip(np.exp(np.minimum(values, 0.0)) - self.error_floor, 0.0, 1.0)
-            return np.asarray(clipped)
-        if response == "throughput_rps":
-            return np.asarray(load * np.exp(np.minimum(values, 0.5)))
-        if response == "jitter_s":
-            assert latency is not None
-            return np.asarray(
-                np.minimum(latency * np.exp(np.clip(values, -20.0, 3.0)), np.exp(top))
-            )
-        return np.asarray(np.exp(np.minimum(values, top)))
+    def means(self, points: Points, responses: Iterable[str]) -> dict[str, Array]:
+        """Posterior means alone, in model space: cheap."""
+        cross = kernel(self.table.points, points)
+        found: dict[str, Array] = {}
+        for name in self.family(responses):
+            node = self.nodes[name]
+            at = self.at(node, points, found)
+            mean = node.model.mean(node.values(node.fit.theta[None, :]), at)[0]
+            found[name] = mean + node.fit.amplitude**2 * node.fit.pull @ cross[node.used]
+        return found
 
-    def bound(self, response: str, below: float) -> float:
-        """An SLO's bound in transformed space. ValueError for a response that cannot have one."""
-        if response == "jitter_s" or quantile_of(response) is not None:
-            return float(np.log(below))
-        if response == "error_ratio":
-            return float(np.log(below + self.error_floor))
-        raise ValueError(
-            f"an SLO is on a latency quantile, jitter or the error ratio, not on {response}"
+    def predict(self, points: Points, responses: Iterable[str]) -> dict[str, Posterior]:
+        """Posteriors of `responses` and of what they depend on."""
+        cross = kernel(self.table.points, points)
+        found: dict[str, Posterior] = {}
+        for name in self.family(responses):
+            found[name] = self._posterior(self.nodes[name], points, cross, found)
+        return found
+
+    def _posterior(
+        self, node: Node, points: Points, cross: Array, parents: dict[str, Posterior]
+    ) -> Posterior:
+        known = {name: parents[name].mean for name in node.origins}
+        at = self.at(node, points, known)
+        made = node.fit
+        mean, jacobian = linearise(
+            lambda theta, _: node.model.mean(node.values(theta), at), made.theta, points
+        )
+        power = made.amplitude**2
+        mine = power * cross[node.used]
+        white = solve_triangular(made.factor, mine, lower=True, check_finite=False)
+        rest = jacobian - white.T @ made.slope
+        carried = rest @ made.cov
+        own = power - np.sum(white * white, axis=0) + np.sum(carried * rest, axis=1)
+        own = np.maximum(own, 1e-10)
+        slopes = {name: self._slope(node, points, known, name) for name in known}
+        total = own + sum((slope * parents[name].std) ** 2 for name, slope in slopes.items())
+        return Posterior(
+            points=points,
+            mean=mean + made.pull @ mine,
+            std=np.sqrt(total),
+            own=np.sqrt(own),
+            slopes=slopes,
+            power=power,
+            white=white,
+            rest=rest,
+            carried=carried,
         )
 
-    def estimates(
-        self, points: Points, posteriors: dict[str, Posterior]
-    ) -> list[tuple[tuple[str, Estimate], ...]]:
+    def _slope(self, node: Node, points: Points, known: dict[str, Array], name: str) -> Array:
+        """How the mean follows one parent."""
+        theta = node.values(node.fit.theta[None, :])
+        up = self.at(node, points, {**known, name: known[name] + _STEP})
+        down = self.at(node, points, {**known, name: known[name] - _STEP})
+        found = node.model.mean(theta, up)[0] - node.model.mean(theta, down)[0]
+        return np.asarray(found / (2.0 * _STEP))
+
+    def at(self, node: Node, points: Points, parents: dict[str, Array]) -> At:
+        """Where a node's mean is asked for."""
+        return At(
+            points=points,
+            first=self.table.points[:1],
+            parents={name: parents[name] for name in node.origins},
+            origins=node.origins,
+        )
+
+    def natural(self, response: str, values: Array) -> Array:
+        """Values in model space (..., n) to natural units."""
+        node = self.nodes[response]
+        return node.scale.natural(values, node.most)
+
+    def draws(self, posteriors: dict[str, Posterior], anchor: int) -> dict[str, Array]:
+        """(DRAWS, n) worlds in model space, each joint with the anchor point's."""
+        normals = _fixed_normals(tuple(self.nodes))
+        found: dict[str, Array] = {}
+        for name, seen in posteriors.items():
+            common, own = normals[name]
+            scale = seen.covariance(anchor) / seen.own[anchor]
+            rest = np.sqrt(np.maximum(seen.own**2 - scale**2, 0.0))
+            drawn = np.outer(common, scale) + np.outer(own, rest)
+            drawn[:, anchor] = common * seen.own[anchor]
+            for parent, slope in seen.slopes.items():
+                drawn += slope * (found[parent] - posteriors[parent].mean)
+            found[name] = seen.mean + drawn
+        return found
+
+    def estimates(self, posteriors: dict[str, Posterior]) -> list[tuple[tuple[str, Estimate], ...]]:
         """What a fresh window would show at each point: median, and std without its own
         sampling error, in natural units.
         """
-        columns: dict[str, tuple[Array, Array]] = {}
-        for name, posterior in posteriors.items():
-            std = np.sqrt(posterior.std**2 + self.nodes[name].noise ** 2)
-            middle, latency = posterior.mean, None
-            if name == "jitter_s" and self.primary is not None:
-                base = posteriors[self.primary]
-                latency = self.natural(self.primary, base.mean, points.load, None)
-                std = np.sqrt(std**2 + base.std**2)
-            value = self.natural(name, middle, points.load, latency)
-            if name == "memory_bytes":
-                columns[name] = value, std * self.memory_unit
-            else:
-                shifted = value + (self.error_floor if name == "error_ratio" else 0.0)
-                columns[name] = value, shifted * np.expm1(np.minimum(std, 3.0))
+        columns = {}
+        for name, seen in sorted(posteriors.items()):
+            node = self.nodes[name]
+            std = np.sqrt(seen.std**2 + self.noise(name, seen) ** 2)
+            value = self.natural(name, seen.mean)
+            columns[name] = value, node.scale.spread(value, std)
+        size = len(next(iter(posteriors.values())).mean)
         return [
             tuple(
                 (name, Estimate(mean=short(value[row]), std=short(std[row])))
-                for name, (value, std) in sorted(columns.items())
+                for name, (value, std) in columns.items()
             )
-            for row in range(len(points))
+            for row in range(size)
         ]
+
+    def noise(self, name: str, seen: Posterior) -> Array:
+        """Between windows, its parents' noise included."""
+        node = self.nodes[name]
+        total = np.full(len(seen.mean), node.fit.noise**2)
+        for parent, slope in seen.slopes.items():
+            total += (slope * self.nodes[parent].fit.noise) ** 2
+        return np.asarray(np.sqrt(total))
+
+
+@lru_cache(maxsize=8)
+def _fixed_normals(names: tuple[str, ...]) -> dict[str, tuple[Array, Array]]:
+    """Two columns of normal quantiles for each response, permuted and made uncorrelated."""
+    quantiles = ndtri((np.arange(DRAWS) + 0.5) / DRAWS)
+    rng = np.random.default_rng(20261121)
+    table = np.column_stack([rng.permutation(quantiles) for _ in range(2 * len(names))])
+    if 2 * len(names) < DRAWS // 2:
+        table = table @ np.linalg.inv(np.linalg.cholesky(table.T @ table / DRAWS)).T
+    return {name: (table[:, 2 * k], table[:, 2 * k + 1]) for k, name in enumerate(names)}
 
 
 def short(value: float) -> float:
@@ -102,224 +226,147 @@ def short(value: float) -> float:
     return float(f"{float(value):.6g}")
 
 
-def latencies(table: Table) -> list[str]:
-    """The latency quantiles that were seen, ascending."""
-    known = {name: q for name in table.mean if (q := quantile_of(name)) and table.seen(name)}
-    return sorted(known, key=lambda name: known[name])
+def _models(table: Table, policy: Policy, graph: Graph | None) -> tuple[Model, ...]:
+    """The graph for what was seen, parents first."""
+    own, more = (graph, ()) if graph is not None else installed()
+    seen = [name for name in table.mean if table.seen(name)]
+    made = {model.response: model for model in (own or shipped)(seen, policy)}
+    made |= {model.response: model for model in more}
+    return ordered(model for model in made.values() if model.response in seen)
 
 
-def primary_latency(policy: Policy, table: Table) -> str | None:
-    """The quantile under an SLO, else the one in the objective, else the highest that was seen."""
-    slos = [slo.response for slo in policy.slo]
-    weighted = [name for name, weight in policy.objective if weight > 0.0]
-    known = latencies(table)
-    for names in (slos, weighted, known):
-        seen = [name for name in known if name in names]
-        if seen:
-            return seen[-1]
-    return None
+def _prior(model: Model, seen: Seen, handed: dict[tuple[str, ...], Prior]) -> Prior:
+    """The declared prior; of what is shared, the posterior of the node that was fitted before."""
+    declared = model.priors(seen)
+    names = tuple(declared)
+    mean = np.array([prior.mean for prior in declared.values()])
+    cov = np.diag([prior.std**2 for prior in declared.values()])
+    if model.shared and model.shared in handed:
+        given = handed[model.shared]
+        rows = np.array([names.index(name) for name in model.shared])
+        mean[rows] = given.mean
+        cov[np.ix_(rows, rows)] = given.cov
+    return Prior(names=names, mean=mean, cov=cov)
 
 
-def oldest_median(table: Table, response: str) -> float | None:
-    """The median of `response` at the oldest setting that has it; None when nothing has."""
-    if not table.seen(response):
-        return None
-    values = table.mean[response]
-    levels = table.points.levels
-    first = levels[int(np.argmax(np.isfinite(values)))]
-    return float(np.nanmedian(values[np.all(levels == first, axis=1)]))
-
-
-def _rows(table: Table, value: Array, error: Array, use: Mask) -> Rows:
-    return Rows(
-        points=table.points[use],
-        value=value[use],
-        error=error[use],
-        weight=table.weight[use],
-        idle=table.idle[use],
+def _hand_on(model: Model, made: Fit, handed: dict[tuple[str, ...], Prior]) -> None:
+    """What the others may take from this fit."""
+    rows = np.array([made.prior.names.index(name) for name in model.shared])
+    handed[model.shared] = Prior(
+        names=model.shared,
+        mean=made.theta[rows],
+        cov=made.cov[np.ix_(rows, rows)] * model.discount**2,
     )
 
 
-def _log_rows(table: Table, name: str, floor: float = 0.0) -> Rows | None:
-    """Rows of log(value + floor) by the delta method; None when there is none."""
-    if name not in table.mean:
-        return None
-    value, std = table.mean[name] + floor, table.std[name]
-    use = np.isfinite(value) & (value > 0.0)
-    if not use.any():
-        return None
-    safe = np.where(use, value, 1.0)
-    return _rows(table, np.log(safe), np.where(use, std / safe, 0.0), use)
+def build(table: Table, policy: Policy, graph: Graph | None = None) -> Surrogate:
+    """Fit every response that was seen and has a model."""
+    unit = kernel(table.points, table.points)
+    surrogate = Surrogate(table=table, nodes={}, primary=primary_latency(_seen(table), policy))
+    handed: dict[tuple[str, ...], Prior] = {}
+    full: dict[str, Array] = {}  # model space over all rows: measured, else predicted
+    for model in _models(table, policy, graph):
+        node = _fit_node(surrogate, model, policy, unit, full, handed)
+        if node is None:
+            continue
+        surrogate.nodes[model.response] = node
+        value, _ = node.scale.forward(*model.observed(table))
+        predicted = surrogate.means(table.points, (model.response,))[model.response]
+        full[model.response] = np.where(np.isfinite(value), value, predicted)
+    return surrogate
 
 
-def _capacity_prior(table: Table, upper: float) -> CapacityPrior:
-    """Gamma from the lower quartile of the lowest quantile seen and from what was completed."""
-    c0 = float(table.points[:1].concurrency[0])
-    guesses = [float(np.log(np.max(table.points.load / table.points.concurrency)))]
-    for name, tail in (("latency_p50_s", 0.0), ("latency_p95_s", 0.5), ("latency_p99_s", 0.7)):
-        rows = _log_rows(table, name)
-        if rows is not None:
-            guesses = [float(tail - np.quantile(rows.value, 0.25))]
-            break
-    if table.seen("throughput_rps"):
-        done = np.nanmax(table.mean["throughput_rps"] / table.points.concurrency)
-        guesses.append(float(np.log(max(done, 1e-9))))
-    peak = max(min(upper, max(2.0 * c0, 0.4 * upper)), 2.0)
-    return CapacityPrior(
-        mean=np.array([max(guesses), np.log(0.02), np.log(peak)]),
-        cov=np.diag([0.6, 1.0, 0.7]) ** 2,
+def _seen(table: Table) -> list[str]:
+    return [name for name in table.mean if table.seen(name)]
+
+
+def _fit_node(
+    surrogate: Surrogate,
+    model: Model,
+    policy: Policy,
+    unit: Array,
+    full: dict[str, Array],
+    handed: dict[tuple[str, ...], Prior],
+) -> Node | None:
+    """None when nothing of it can be used."""
+    table, scale = surrogate.table, model.scale_of(surrogate.table)
+    natural, error = model.observed(table)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value, std = scale.forward(natural, error)
+    used = np.isfinite(value) & np.isfinite(std)
+    if not used.any():
+        return None
+    first = int(np.argmax(used))
+    origins = {name: float(full[name][first]) for name in model.parents if name in full}
+    points = table.points[used]
+    at = At(
+        points=points,
+        first=table.points[:1],
+        parents={name: full[name][used] for name in origins},
+        origins=origins,
+    )
+    prior = _prior(model, Seen(table=table, policy=policy, at=at, value=value[used]), handed)
+    rows = Rows(
+        points=points,
+        value=value[used],
+        error=std[used],
+        weight=table.weight[used],
+        bound=model.bounds(table)[used],
+        idle=table.idle[used],
+        kernel=unit[np.ix_(used, used)],
+        shared=tuple(prior.names.index(name) for name in model.shared),
+        blame=model.blame,
     )
 
+    def mean(theta: Array, _: Points) -> Array:
+        values = {name: theta[:, k : k + 1] for k, name in enumerate(prior.names)}
+        return model.mean(Values(**values), at)
 
-def _service_guess(table: Table, latency: Rows, quantile: float) -> float:
-    """Log of a quantile of the service time: no more than the lower quartile of the latencies.
-
-    Nor more than what the workers had to spare: utilisation is at most 1, so the mean service
-    time is at most c / throughput; its quantile is taken as if it were exponential. That bound
-    is what tells a slow service from a queue when every window was in overload.
-    """
-    guess = float(np.quantile(latency.value, 0.25))
-    done = table.mean.get("throughput_rps", np.full(len(table.points), np.nan))
-    busy = np.isfinite(done) & (done > 0.0)
-    if busy.any():
-        spare = float(np.min(np.log(table.points.concurrency[busy] / done[busy])))
-        guess = min(guess, spare + float(np.log(max(-np.log(1.0 - quantile), 1.0))))
-    return guess
-
-
-def _handed_on(node: Node) -> CapacityPrior:
-    return CapacityPrior(mean=node.theta[:3], cov=node.theta_cov[:3, :3] * _DISCOUNT**2)
-
-
-def _throughput_rows(table: Table) -> Rows | None:
-    """log(throughput / load). A window that was idle says nothing: its capacity was not used."""
-    if not table.seen("throughput_rps"):
-        return None
-    done, std = table.mean["throughput_rps"], table.std["throughput_rps"]
-    use = np.isfinite(done) & (table.points.load > table.load_floor)
-    if not use.any():
-        return None
-    floor = np.maximum(np.where(use, done, 1.0), 1e-3 * table.points.load)
-    value = np.log(floor / table.points.load)
-    return _rows(table, value, np.where(use, std / floor, 0.0), use)
-
-
-def _fit_flow(
-    table: Table, policy: Policy, primary: str | None, nodes: dict[str, Node], rows: dict[str, Rows]
-) -> None:
-    """Throughput and latency: everything that hangs on capacity."""
-    c0 = float(table.points[:1].concurrency[0])
-    upper = float(np.prod([max(knob.upper, 1) for knob in policy.knobs]))
-    prior = _capacity_prior(table, upper)
-    through = _throughput_rows(table)
-    if through is not None:
-        rows["throughput_rps"] = through
-        nodes["throughput_rps"] = node = fit(throughput_spec(prior), through)
-        prior = CapacityPrior(mean=node.theta, cov=node.theta_cov)
-    first = [] if primary is None else [primary]
-    for name in (*first, *(n for n in latencies(table) if n != primary)):
-        latency = _log_rows(table, name)
-        if latency is None:
-            continue
-        quantile = quantile_of(name)
-        assert quantile is not None
-        service = _service_guess(table, latency, quantile)
-        rows[name] = latency
-        nodes[name] = node = fit(latency_spec(prior, service, quantile, c0), latency)
-        if name == primary:
-            prior = _handed_on(node)
-
-
-def _fit_rest(
-    table: Table,
-    primary: str | None,
-    floor: float,
-    unit: float,
-    nodes: dict[str, Node],
-    rows: dict[str, Rows],
-) -> None:
-    """Jitter, power, CPU, errors and memory."""
-    origin, load = table.points.levels[0], float(table.points.load[0])
-    for name in ("jitter_s", "power_w", "cpu_cores", "error_ratio", "cost_per_hour"):
-        seen = _log_rows(table, name, floor if name == "error_ratio" else 0.0)
-        if seen is not None and name == "jitter_s":
-            seen = _jitter_rows(table, primary)
-        if seen is None:
-            continue
-        rows[name] = seen
-        nodes[name] = fit(linear_spec(name, float(seen.value[0]), origin, load), seen)
-    if table.seen("memory_bytes"):
-        value, std = table.mean["memory_bytes"] / unit, table.std["memory_bytes"] / unit
-        rows["memory_bytes"] = seen = _rows(table, value, std, np.isfinite(value))
-        nodes["memory_bytes"] = fit(memory_spec(origin), seen)
-
-
-def _jitter_rows(table: Table, primary: str | None) -> Rows | None:
-    """log(jitter / primary latency), where both were seen."""
-    if primary is None:
-        return None
-    jitter, latency = table.mean["jitter_s"], table.mean[primary]
-    use = np.isfinite(jitter) & (jitter > 0.0) & np.isfinite(latency) & (latency > 0.0)
-    if not use.any():
-        return None
-    top, bottom = np.where(use, jitter, 1.0), np.where(use, latency, 1.0)
-    error = np.where(use, table.std["jitter_s"] / top, 0.0)
-    return _rows(table, np.log(top / bottom), error, use)
-
-
-def build(table: Table, policy: Policy) -> Surrogate:
-    """Fit every response that was seen."""
-    primary = primary_latency(policy, table)
-    bounds = [slo.below for slo in policy.slo if slo.response == "error_ratio"]
-    floor = _ERROR_SHARE * min(bounds, default=0.01)
-    unit = max(oldest_median(table, "memory_bytes") or 1.0, 1.0)
-    nodes: dict[str, Node] = {}
-    rows: dict[str, Rows] = {}
-    _fit_flow(table, policy, primary, nodes, rows)
-    _fit_rest(table, primary, floor, unit, nodes, rows)
-    return Surrogate(
-        nodes=nodes,
+    made = fit(mean, prior, rows, model.amplitudes, model.noises)
+    if model.shared and (model.shared not in handed or model.response == surrogate.primary):
+        _hand_on(model, made, handed)
+    return Node(
+        model=model,
+        scale=scale,
+        fit=made,
         rows=rows,
-        primary=primary,
-        memory_unit=unit,
-        error_floor=floor,
-        ceiling={
-            name: float(np.nanmax(table.mean[name])) * float(np.exp(_LOG_RANGE)) + 1e-9
-            for name in nodes
-        },
+        used=used,
+        most=float(np.nanmax(natural[used])),
+        origins=origins,
     )
 
 
 def beliefs(surrogate: Surrogate, now: Points) -> tuple[tuple[str, float], ...]:
     """Named parameters in natural units; `now` is the incumbent at the present load."""
     found: dict[str, float] = {}
-    source = surrogate.primary or "throughput_rps"
-    if source in surrogate.nodes:
-        node = surrogate.nodes[source]
-        room = float(capacity(node.theta[None, :], now)[0, 0])
-        found["capacity_per_worker_rps"] = float(np.exp(node.belief("log_gamma")))
-        found["contention_alpha"] = float(np.exp(node.belief("log_alpha")))
-        found["peak_workers"] = float(np.exp(node.belief("log_peak")))
+    source = surrogate.nodes.get(surrogate.primary or "throughput_rps")
+    if source is not None and "gamma" in source.fit.prior.names:
+        values = source.values(source.fit.theta[None, :])
+        at = At(points=now, first=surrogate.table.points[:1])
+        room = float(capacity(values, at)[0, 0])
+        found["capacity_per_worker_rps"] = float(np.exp(values.gamma[0, 0]))
+        found["contention_alpha"] = float(np.exp(values.alpha[0, 0]))
+        found["peak_workers"] = float(np.exp(values.peak[0, 0]))
+        found["foreign_share"] = float(np.clip(values.foreign[0, 0], 0.0, 0.95))
         found["capacity_rps"] = room
         found["utilisation"] = float(now.load[0]) / room
-    for name in surrogate.nodes:
-        if quantile_of(name) is not None:
-            node = surrogate.nodes[name]
-            found[f"service_{name.removeprefix('latency_')}"] = float(
-                np.exp(node.belief("log_service"))
-            )
     for name, node in surrogate.nodes.items():
-        found[f"noise_{name}"] = node.noise
+        service = node.belief("service")
+        if service is not None:
+            found[f"service_{name.removeprefix('latency_')}"] = float(np.exp(service))
+        found[f"noise_{name}"] = node.fit.noise
     return tuple((name, short(value)) for name, value in sorted(found.items()))
 
 
 def calibration(surrogate: Surrogate) -> tuple[tuple[str, float], ...]:
     """Share of each response's evidence inside its 90 % predictive interval (nothing left out)."""
+    table = surrogate.table
+    seen = surrogate.predict(table.points, surrogate.nodes)
     shares = []
-    for name, rows in sorted(surrogate.rows.items()):
-        node = surrogate.nodes[name]
-        seen = node.predict(rows.points)
-        std = np.sqrt(seen.std**2 + node.noise**2 + rows.error**2)
-        inside = np.abs(rows.value - seen.mean) <= 1.6449 * std
+    for name, node in sorted(surrogate.nodes.items()):
+        posterior = seen[name]
+        spread = np.sqrt(posterior.std**2 + surrogate.noise(name, posterior) ** 2)[node.used]
+        away = np.abs(node.rows.value - posterior.mean[node.used])
+        inside = away <= 1.6449 * np.hypot(spread, node.rows.error)
         shares.append((name, short(float(np.mean(inside)))))
     return tuple(shares)

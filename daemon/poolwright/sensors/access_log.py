@@ -143,7 +143,7 @@ class AccessLog:
 
     Options = AccessLogOptions
     signals = ("throughput_rps", "errors_rps", "service_time_s", "latency_s")
-    deadline_s = 0.5
+    deadline_s: float | None = None
 
     def __init__(
         self, options: AccessLogOptions, pool: str, clocks: Callable[[], tuple[int, int]] = _clocks

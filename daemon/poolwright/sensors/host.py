@@ -102,7 +102,7 @@ class Host:
         "psi_memory_ratio",
         "psi_io_ratio",
     )
-    deadline_s = 0.5
+    deadline_s: float | None = None
     source = "host"
 
     def __init__(self, options: Options, _pool: str, *, root: Path = Path("/")) -> None:

@@ -104,7 +104,7 @@ class ListenQueue:
                 parse_address(text)
 
     signals = ("queue_length", "queue_limit")
-    deadline_s = 0.5
+    deadline_s: float | None = None
 
     def __init__(self, options: Options, _pool: str, *, root: Path = Path("/")) -> None:
         self._pidfile = options.pidfile

@@ -116,7 +116,7 @@ class Power:
             )
 
     signals = ("power_w",)
-    deadline_s = 0.5
+    deadline_s: float | None = None
 
     def __init__(
         self,

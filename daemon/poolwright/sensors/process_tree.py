@@ -230,7 +230,7 @@ class ProcessTree:
                 raise PolicyError("process_tree needs either a pidfile or a cgroup")
 
     signals = ("cpu_cores", "memory_bytes", "worker_count")
-    deadline_s = 0.5
+    deadline_s: float | None = None
 
     def __init__(self, options: Options, _pool: str, *, root: Path = Path("/")) -> None:
         self._pidfile = options.pidfile

@@ -208,7 +208,7 @@ class Statsd:
 
     Options = StatsdOptions
     signals = ("throughput_rps", "errors_rps", "service_time_s", "worker_count", "queue_length")
-    deadline_s = 0.5
+    deadline_s: float | None = None
 
     def __init__(self, options: StatsdOptions, pool: str) -> None:
         self.pool = pool

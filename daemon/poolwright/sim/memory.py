@@ -34,6 +34,8 @@ class Heap:
         """Whom the kernel kills, the largest first, until what is left fits under the limit."""
         over = held + self._rule.host + outside.foreign_bytes - self._rule.limit
         found: list[Worker] = []
+        if over <= 0.0:
+            return found
         workers = sorted((*pool.workers, *pool.leaving), key=self.held, reverse=True)
         for worker in workers:
             if over <= 0.0:

@@ -185,10 +185,9 @@ class Pool:
     def _run(self, until: float, outside: Disturbance) -> None:  # noqa: C901, PLR0912, PLR0915
         """The events up to `until`, none of which is a freeze: one loop, which must be fast."""
         shape, free, burn, arrivals = self.shape, self._free, self._burn, self.arrivals
-        (cpu, io, keys), extras = self._asked, self._extras
-        served, starts = self.served, self.starts
-        cores, foreign, factor = shape.cores, outside.foreign_cores, outside.cpu_factor
-        slower, backlog = outside.dependency_factor, shape.backlog
+        (cpu, io, keys), extras, misses = self._asked, self._extras, shape.cache.miss_cpu > 0.0
+        served, starts, cores, backlog = self.served, self.starts, shape.cores, shape.backlog
+        foreign, factor = outside.foreign_cores, outside.cpu_factor
         plain = not (shape.lock or shape.connections.limit or self._shares)
         i, count, now, clock = self.begun, len(arrivals), self.now_s, self._clock
         tight = count - i > backlog
@@ -211,12 +210,12 @@ class Pool:
                         stalled += end - now
                     now = end
                     if plain and arrival != BOOTING:
-                        finish = now + wait * slower
+                        finish = now + wait * outside.dependency_factor
                         served.append((finish, arrival, begun, worker, False))
                         if worker.alive:
                             heappush(free, (finish, place, worker))
                     else:
-                        given += self._burned(now, entry, slower)
+                        given += self._burned(now, entry, outside.dependency_factor)
                     active = len(burn) + foreign
                     slow = active / cores if active > cores else 1.0
                     continue
@@ -235,7 +234,9 @@ class Pool:
             worker.served += 1
             starts.append(now)
             work = cpu[i]
-            if extras:
+            if extras and (
+                now >= worker.pause_at or (misses and worker.fresh.get(keys[i], -1.0) <= now)
+            ):
                 work += self._extra(worker, keys[i], now)
             work *= factor
             if plain:

@@ -1,5 +1,8 @@
 """`core.sketch` sketches of many values at once."""
 
+import math
+from collections import Counter
+
 import numpy as np
 
 from poolwright.core.sketch import GAMMA, Sketch, sketch_of
@@ -13,19 +16,18 @@ def sketch_array(values: list[float]) -> Sketch:
     """What `core.sketch.sketch_of` gives, sums included to the last bit; and as ValueErrors."""
     if len(values) < _FEW:
         return sketch_of(values)
-    array = np.array(values)
-    if not (array.min() >= 0.0 and array.max() < np.inf):
+    low, high = min(values), max(values)
+    if not (low >= 0.0 and high < math.inf) or math.isnan(sum(values)):
         raise ValueError("a sketch holds finite values of at least zero")
-    positive = array[array >= _SMALLEST]
-    if not len(positive):
-        return Sketch(zeros=len(values))
-    index = np.ceil(np.log(positive) / _LOG_GAMMA).astype(np.int64)
-    lowest = int(index.min())
-    counts = np.bincount(index - lowest)
-    used = np.flatnonzero(counts)
+    array = np.array(values)
+    if low < _SMALLEST:
+        array = array[array >= _SMALLEST]
+        if not len(array):
+            return Sketch(zeros=len(values))
+    index = np.ceil(np.log(array) / _LOG_GAMMA).astype(np.int64)
     return Sketch(
-        bins=tuple(zip((used + lowest).tolist(), counts[used].tolist(), strict=True)),
-        zeros=len(values) - len(positive),
-        total=float(positive.cumsum()[-1]),  # one after the other: sum() adds in pairs
-        total_squares=float((positive * positive).cumsum()[-1]),
+        bins=tuple(sorted(Counter(index.tolist()).items())),
+        zeros=len(values) - len(array),
+        total=float(array.cumsum()[-1]),  # one after the other: sum() adds in pairs
+        total_squares=float((array * array).cumsum()[-1]),
     )

@@ -35,6 +35,7 @@ _RATES = frozenset(
     {"cpu_cores", "host_cpu_cores", "psi_cpu_ratio", "psi_memory_ratio", "psi_io_ratio"}
 )
 _FOREVER_S = 1e9
+_DEADLINE_S = 0.5  # of a sensor that may hang
 _SENSE_OF = {signal: sense for sense, signals in SENSES.items() for signal in signals}
 _OF_WORKERS = ("requests", "processes")  # what cannot be read while it is down
 
@@ -167,8 +168,8 @@ class Service:
         """New sensors, as a daemon that starts has them."""
         senses = tuple(sense for sense in SENSES if sense in self.senses)
         if not self.faults.ever(SensorFault, self.name):
-            return (SimSensor(self, "host", senses),)  # one does for all, and costs a fifth
-        return tuple(SimSensor(self, sense, (sense,)) for sense in senses)
+            return (SimSensor(self, "all", senses),)  # one does, and none of them can hang
+        return tuple(SimSensor(self, sense, (sense,), _DEADLINE_S) for sense in senses)
 
     def actuator(self) -> "SimActuator":
         """A new actuator."""
@@ -236,11 +237,12 @@ class Service:
 class SimSensor:
     """ports.Sensor over a service: the part of its readings that one real sensor would give."""
 
-    deadline_s = 0.5
-
-    def __init__(self, service: Service, name: str, senses: tuple[str, ...]) -> None:
+    def __init__(
+        self, service: Service, name: str, senses: tuple[str, ...], deadline_s: float | None = None
+    ) -> None:
         self.source = f"sim {name}"
         self.signals = tuple(signal for sense in senses for signal in SENSES[sense])
+        self.deadline_s = deadline_s
         self._service = service
         self._senses = senses
         self._fresh = True

@@ -89,7 +89,7 @@ def rejecting(advised):
         return of(index, t30=asked(CommandKind.REJECT, advice_id=given[0] if given else "none"))
 
     for tick, decision in journal_life.simulated(
-        advised, 33, seed=3, workers=5, load_rps=lambda _: 6.0, commands=commands
+        advised, 33, seed=4, workers=5, load_rps=lambda _: 6.0, commands=commands
     ):
         given += [] if decision.advice is None else [decision.advice.id]
         yield tick, decision
