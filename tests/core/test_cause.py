@@ -29,11 +29,11 @@ def sample(*, rps=50.0, service_s=0.1, cpu_s=0.01, host=0.4, queue=0.0, **more):
     return Sample(tick=0, dt_s=1.0, **(seen | more))
 
 
-def see(cause, one, ticks=1, *, calm=True):
+def see(cause, one, ticks=1, *, calm=True, size=None):
     """What is said after so many ticks."""
     said = None
     for _ in range(ticks):
-        said = cause.see(one, calm=calm)
+        said = cause.see(one, calm=calm, size=size)
     return said
 
 
@@ -183,3 +183,32 @@ def test_after_a_restart_it_learns_anew():
     assert not see(cause, sample(service_s=0.3), 60, calm=False)
     see(cause, sample(service_s=0.3), 200)
     assert see(cause, sample(service_s=0.9), 8, calm=False)
+
+
+def test_a_lock_of_our_own_after_growth_is_not_blamed_on_others():
+    cause = used_to()
+    see(cause, sample(), 30, size=4)
+    assert not see(cause, sample(service_s=0.4), 600, calm=False, size=12)
+    assert not see(cause, sample(), 5, size=4)  # back where it was
+    assert see(cause, sample(service_s=0.4), 8, calm=False, size=4)
+
+
+def test_growth_that_was_calm_for_a_minute_is_blamed_no_more():
+    cause = used_to()
+    see(cause, sample(), 30, size=4)
+    see(cause, sample(service_s=0.11), 61, size=8)
+    assert see(cause, sample(service_s=0.4), 8, calm=False, size=8)
+
+
+def test_growth_after_it_became_slow_is_not_what_made_it_slow():
+    cause = used_to()
+    see(cause, sample(), 30, size=4)
+    see(cause, sample(service_s=0.4), 1, calm=False, size=4)
+    assert see(cause, sample(service_s=0.4), 8, calm=False, size=8)
+
+
+def test_a_level_that_cannot_be_read_changes_nothing():
+    cause = used_to()
+    see(cause, sample(), 30, size=4)
+    see(cause, sample(service_s=0.4), 8, calm=False, size=12)
+    assert not see(cause, sample(service_s=0.4), 30, calm=False, size=None)

@@ -9,6 +9,10 @@ Which it is shows against what is normal, so what is normal must be learned, and
 - what lasts for half an hour is no incident but how the service is now, after a deploy say: the
   old normal is forgotten, and learned anew from the next calm on.
 
+Workers that wait for a lock of their own look the same. So a slowness that begins after growth is
+put down to the growth, and not to a dependency, until the pool is back at its size of before, or
+has been calm for a minute at this one.
+
 Where anything needed is unknown the answer is no: the other rules act as if this one did not exist.
 """
 
@@ -62,7 +66,10 @@ class _Sums:
 class Cause:
     """Learns what is normal of one plant, and says when a dependency is slow."""
 
-    __slots__ = ("_keep", "_lately", "_normal", "_now", "_odd_s", "_rule", "_silent_s", "_slow")
+    __slots__ = (
+        "_before", "_calm_s", "_keep", "_lately", "_normal", "_now", "_odd_s", "_rule", "_silent_s",
+        "_size", "_slow",
+    )  # fmt: skip
 
     def __init__(self, rule: GuardRule) -> None:
         """Start without a normal: nothing is called slow until one was learned."""
@@ -76,10 +83,17 @@ class Cause:
         self._normal, self._lately, self._now = _Sums(), _Sums(), _Sums()
         self._odd_s = 0.0  # for so long requests have taken suspiciously long
         self._silent_s = 0.0  # for so long none has completed
+        self._size: float | None = None  # of the pool
+        self._before: float | None = None  # ... when it grew, while that is to blame
+        self._calm_s = 0.0  # since then
         self._slow.clear()
 
-    def see(self, sample: Sample, *, calm: bool) -> bool:
-        """Whether what we see is a slow dependency, k of n ticks; `calm`: settled, no breach."""
+    def see(self, sample: Sample, *, calm: bool, size: float | None = None) -> bool:
+        """Whether what we see is a slow dependency, k of n ticks; `calm`: settled, no breach.
+
+        `size`: how much the pool can do at once, the product of its levels; None: unknown.
+        """
+        self._grow(size)
         tick = _sums_of(sample)
         if tick is None:
             self._slow.append(False)
@@ -91,14 +105,28 @@ class Cause:
         if self._known:
             blocked = self._blocked(sample)
             odd = blocked or self._lately.longer(self._service_s(self._rule.dependency_ratio**0.5))
-            slow = blocked or (self._longer(tick) and self._flat)
+            slow = blocked or (self._before is None and self._longer(tick) and self._flat)
             self._slow.append(slow and self._room(sample))
         self._odd_s = self._odd_s + tick.span_s if odd else 0.0
         if self._odd_s >= _NEW_NORMAL_S:
             self.forget()
         elif calm and not odd and tick.requests and not _failing(sample):
             self._normal.add(tick, math.exp(-tick.span_s / _NORMAL_S))
+            self._calm_s += tick.span_s
+            if self._calm_s >= _LEARNED_S:
+                self._before = None
         return sum(self._slow) >= self._rule.breach_ticks
+
+    def _grow(self, size: float | None) -> None:
+        """Note a change of size; growth is to blame for what begins after it."""
+        if size is None:
+            return
+        if self._size is not None and size > self._size and not (self._odd_s or any(self._slow)):
+            self._before = self._size if self._before is None else self._before
+            self._calm_s = 0.0
+        elif self._before is not None and size <= self._before:
+            self._before = None
+        self._size = size
 
     @property
     def _known(self) -> bool:

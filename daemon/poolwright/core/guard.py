@@ -139,7 +139,11 @@ class Guard:
             blind_s=self._blind_s,
             blind_to=blind_to,
             queueing=self._queueing >= _QUEUEING_TICKS and not self.draining,
-            slow_dependency=self._cause.see(sample, calm=calm),
+            slow_dependency=self._cause.see(
+                sample,
+                calm=calm,
+                size=None if applied is None else math.prod(n for _, n in applied.levels),
+            ),
         )
 
     def _tripped(self) -> tuple[Reason, ...]:
