@@ -64,7 +64,7 @@ class Played:
     moves: int
     lives: int
     faults: int
-    rested: bool  # after the faults it converged and stayed where it was
+    rested: bool  # after the faults it converged, or stayed where a limit kept it
 
 
 def play(case: Case, made: Made, folder: Path) -> Played:
@@ -122,12 +122,19 @@ class _Watch:
             self._late.append((decision, moment))
 
     def rested(self) -> bool:
-        """Whether the last minute was calm: converged, holding, and the level is what it says."""
+        """Whether the last minute was calm: converged, holding, and the level is what it says.
+
+        Or nothing was moved, because nothing may be, or because a limit stands in the way of what
+        would help: a retry storm at the largest pool that fits into memory does not converge.
+        """
         if not self._late:
             return False
         last, moment = self._late[-1]
+        still = not any(d.moves for d, _ in self._late)
         if moment.policy.mode is not Mode.AUTO:
-            return not any(d.moves for d, _ in self._late)
+            return still
+        if still and any(d.clamps for d, _ in self._late):
+            return True
         visits = Counter(d.setting for d, _ in self._late if d.moves and d.action not in TRIED)
         return (
             last.phase in _RESTING
