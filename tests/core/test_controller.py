@@ -82,6 +82,23 @@ def test_a_dither_while_converged_is_measured_and_ends():
     assert (decision.action, decision.setting) == (Action.TRACK, setting(workers=4))
 
 
+def test_what_never_leads_elsewhere_is_tried_less_and_less_until_something_changes():
+    rule = policy(explore=replace(policy().explore, converged_every=2, probes_per_hour=3600.0))
+    bench = Bench(rule)
+    bench.answer(bench.warm(), 4, gain=0.0)
+    bench.answer(bench.until(lambda d: d.fit_request is not None), 4, gain=0.0)
+
+    def windows_until_a_fit(best):
+        before = sum(d.observation is not None for d in bench.decisions)
+        asked = bench.until(lambda d: d.fit_request is not None, most=400)
+        bench.answer(asked, best, gain=0.0)
+        return sum(d.observation is not None for d in bench.decisions) - before
+
+    assert [windows_until_a_fit(4) for _ in range(5)] == [2, 4, 8, 16, 16]
+    assert windows_until_a_fit(6) == 16  # the plan says now that six are better
+    assert windows_until_a_fit(6) == 2
+
+
 def test_no_probe_outlasts_its_window_by_much_whatever_becomes_of_the_learner():
     bench = Bench()
     bench.answer(bench.warm(), 4, probe=6)

@@ -244,6 +244,8 @@ class Controller:
         if tried or state.relieved or (compared and not state.probing):
             state.budget.spend()
         state.probing = tried or compared
+        if not state.probing and target != state.held:
+            state.held, state.idle_fits = target, 0
         state.probe_measured = False
         state.last_shrank = any(target[name] < level for name, level in current.levels)
         if state.last_shrank:

@@ -28,6 +28,7 @@ _DRIFT_KEEPS = 5
 _HYSTERESIS = 0.015  # of the objective; less is not worth a move
 _SAME_LOAD = 0.10
 _EXCUSED = 2  # shrink penalty
+_RESTS_MOST = 3  # doublings of the time between two fits of a converged pool
 _UNSAFE, _SAFER = 0.5, 0.1  # of P(safe): where staying needs a remedy, and what is one
 
 
@@ -105,9 +106,12 @@ def request(state: State, tick: Tick, sample: Sample) -> FitRequest | None:
         return None
     if state.waiting_s is not None or state.trial is not None:
         return None  # one at a time: a slow learner must not be chased by newer questions
-    due = state.phase is not Phase.CONVERGED or state.probing
-    if not due and state.windows_since_fit < state.policy.explore.converged_every:
-        return None
+    if state.phase is Phase.CONVERGED and not state.probing:
+        # What was looked at again and again without another outcome is looked at less and less.
+        rests = state.policy.explore.converged_every * 2 ** min(state.idle_fits, _RESTS_MOST)
+        if state.windows_since_fit < rests:
+            return None
+        state.idle_fits += 1
     assert state.commanded is not None
     # Converged, one dither is enough: the fit that follows it may only find a gain.
     converged = state.phase is Phase.CONVERGED

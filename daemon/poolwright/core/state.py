@@ -99,6 +99,8 @@ class State:
     windows: int = 0
     windows_since_fit: int = 0
     patience: int = 0
+    held: Setting | None = None  # the newest that was moved to and not to try it
+    idle_fits: int = 0  # fits in a row, converged, that changed nothing of what is held
     cooldown_s: float = 0.0
     mismatch_ticks: int = 0
     faults: int = 0
@@ -134,6 +136,7 @@ class State:
         before, self.phase = self.phase, after(self.phase, event)
         if self.phase is not before:
             self.phase_why = note
+            self.idle_fits = 0
             self.events.append(f"{before} -> {self.phase}: {note or event}")
 
     @property
@@ -200,6 +203,7 @@ class State:
             self.trust_octaves,
             self.windows,
             self.patience,
+            self.idle_fits,
             self.cooldown_s,
             self.backoff_s,
             self.no_shrink_windows,

@@ -115,7 +115,9 @@ class Explore:
     )
     converged_every: int = field(
         default=_EXPLORE.converged_every,
-        metadata=doc("then one window in so many may be a probe", min=1),
+        metadata=doc(
+            "then one window in so many may be a probe; fewer, if nothing comes of it", min=1
+        ),
     )
     window: Seconds = field(
         default=_EXPLORE.window_s,
