@@ -1,11 +1,14 @@
 """The settings that are considered: the knob lattice round a centre, thinned where it is large."""
 
+from collections.abc import Iterator
 from itertools import product
+from math import ceil, floor, log2, prod
+from typing import Any
 
 import numpy as np
 
 from poolwright.core.model import Setting
-from poolwright.core.policy import Knob, Policy
+from poolwright.core.policy import Knob, Policy, Scale
 from poolwright.learn.points import Array, Axes, Mask, levels_of
 
 MOST = 160  # settings judged in one plan
@@ -33,23 +36,66 @@ def _levels(knob: Knob, axes: Axes, centre: int, octaves: float, most: int) -> l
 def lattice(
     policy: Policy, axes: Axes, incumbent: Setting, octaves: float, most: int = MOST
 ) -> list[Setting]:
-    """The incumbent first, then, ascending, settings round it that the relations allow."""
-    levels_of(incumbent, axes.names)  # refuses a setting of other knobs
-    each = most
-    while True:
-        lines = [_levels(knob, axes, incumbent[knob.name], octaves, each) for knob in axes.knobs]
-        size = int(np.prod([len(line) for line in lines]))
-        if size <= most or each <= 2 * _ROUND + 3:
+    """The incumbent first, then, ascending, settings round it that the relations allow.
+
+    All of them where they are few; else those next to it, those on the lines through it, and a
+    quasi-random spread over what is within `octaves`.
+    """
+    centre = tuple(int(level) for level in levels_of(incumbent, axes.names))
+    lines = [
+        _levels(knob, axes, level, octaves, most)
+        for knob, level in zip(axes.knobs, centre, strict=True)
+    ]
+    few = prod(len(line) for line in lines) <= most
+    every = product(*lines) if few else _spread(axes, centre, octaves, most)
+    points: set[tuple[int, ...]] = set()
+    for point in every:
+        if all(r.holds(dict(zip(axes.names, point, strict=True))) for r in policy.relations):
+            points.add(point)
+        if len(points) >= most:
             break
-        each = min(each - 1, max(int(each * (most / size) ** (1.0 / len(lines))), 2 * _ROUND + 3))
-    points = {
-        tuple(point)
-        for point in product(*lines)
-        if all(r.holds(dict(zip(axes.names, point, strict=True))) for r in policy.relations)
-    }
-    points.discard(tuple(level for _, level in incumbent.levels))
+    points.discard(centre)
     made = [Setting(levels=tuple(zip(axes.names, point, strict=True))) for point in sorted(points)]
     return [incumbent, *made]
+
+
+def _spread(
+    axes: Axes, centre: tuple[int, ...], octaves: float, most: int
+) -> Iterator[tuple[int, ...]]:
+    """Points of a lattice of several knobs that is too large to judge: the nearest first."""
+    near = ((knob.clamp(at + k * knob.step) for k in (0, -1, 1)) for knob, at in _at(axes, centre))
+    yield from product(*map(tuple, near))
+    each = max(most // (4 * len(centre)), 2 * _ROUND + 3)
+    for k, (knob, at) in enumerate(_at(axes, centre)):
+        for level in _levels(knob, axes, at, octaves, each):
+            yield (*centre[:k], level, *centre[k + 1 :])
+    from skopt.sampler import Halton  # noqa: PLC0415 - 60 MB that one knob does not need
+
+    boxes = [_box(knob, at, octaves) for knob, at in _at(axes, centre)]
+    for found in Halton().generate(boxes, 2 * most):
+        yield tuple(
+            knob.clamp(knob.lower + knob.step * round((int(level) - knob.lower) / knob.step))
+            for knob, level in zip(axes.knobs, found, strict=True)
+        )
+
+
+def _at(axes: Axes, centre: tuple[int, ...]) -> Iterator[tuple[Knob, int]]:
+    return zip(axes.knobs, centre, strict=True)
+
+
+def _box(knob: Knob, centre: int, octaves: float) -> Any:
+    """The levels of a knob within `octaves` of its centre, as a dimension of scikit-optimize."""
+    from skopt.space import Integer  # noqa: PLC0415
+
+    least = 2.0 * knob.step
+    if knob.scale is Scale.LINEAR or knob.lower < 1:
+        length = log2(max(knob.upper, 2) / max(knob.lower, 0.5))
+        reach = max(octaves * (knob.upper - knob.lower) / length, least)
+        low, high = max(knob.lower, floor(centre - reach)), min(knob.upper, ceil(centre + reach))
+        return Integer(low, max(high, low + 1))
+    low = max(knob.lower, floor(min(centre / 2.0**octaves, centre - least)))
+    high = min(knob.upper, ceil(max(centre * 2.0**octaves, centre + least)))
+    return Integer(low, max(high, low + 1), prior="log-uniform", base=2)
 
 
 def level_array(settings: list[Setting], knobs: tuple[str, ...]) -> Array:
