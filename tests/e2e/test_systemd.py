@@ -281,17 +281,19 @@ def test_stop_takes_less_than_two_seconds(stopped):
 
 
 def test_the_heavy_libraries_run_under_the_hardening(machine):
-    """The learner's imports and a fit, with MemoryDenyWriteExecute and the system call filter."""
+    """What the learner imports and works with, with MemoryDenyWriteExecute and the call filter."""
     unit = (UNITS / "poolwright.service").read_text()
     keys = r"^((?:Protect|Private|Restrict|SystemCall|Lock|NoNew|Keyring|MemoryDeny)\w*=.*)$"
     properties = [f"--property={line}" for line in re.findall(keys, unit, re.MULTILINE)]
     assert "--property=MemoryDenyWriteExecute=yes" in properties
     program = (
         "import uvloop, asyncio, numpy as np\n"
-        "from skopt.learning import GaussianProcessRegressor\n"
+        "import poolwright.learn.plan\n"
+        "from scipy.linalg import cholesky\n"
+        "from skopt.sampler import Halton\n"
         "uvloop.run(asyncio.sleep(0))\n"
-        "x = np.arange(12.0)[:, None]\n"
-        "GaussianProcessRegressor().fit(x, x[:, 0] ** 2)\n"
+        "assert len(Halton().generate([(1, 64)], 8)) == 8\n"
+        "cholesky(np.eye(96) + 0.1)\n"
         "import mmap\n"
         "try:\n    mmap.mmap(-1, 4096, prot=7)\nexcept OSError: print('denied')\n"
     )

@@ -258,6 +258,8 @@ def _refused(state: State, tick: Tick) -> Reason | None:
     """Why nothing may be tried now; None: it may."""
     if tick.quiet:
         return Reason.QUIET_TIME
+    if state.fall.hold_s:
+        return Reason.LOAD_FELL  # the way back from a larger one is closed
     if state.burn.burning:
         return Reason.BUDGET_BURNS
     if not state.budget.allows():
