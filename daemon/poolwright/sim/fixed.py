@@ -11,6 +11,7 @@ from poolwright.sim.shape import PlantShape
 from poolwright.sim.world import KNOB, Plant, Service, SimClock, World
 
 _COARSE = 1.5  # ratio of two neighbouring sizes of the first pass
+_WORSE = 0.02  # of the time, outside the SLO: what is smaller still is not looked at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,23 +33,33 @@ def best_fixed(
     seed: int,
 ) -> Fixed:
     """The size within the policy's bounds with the fewest minutes outside the SLO, and of those
-    the one with the fewest worker-hours. Sizes a factor of 1.5 apart first, then all between the
-    neighbours of the best.
+    the one with the fewest worker-hours.
+
+    Sizes a factor of 1.5 apart first, from the largest down until one is clearly worse, then by
+    halves below the best. A size between two of the first ones that beats both is not looked for.
     """
     seen: dict[int, Fixed] = {}
 
-    def best_of(levels: Iterator[int]) -> int:
-        for level in levels:
-            if level not in seen:
-                seen[level] = held(scenario, pool, policy, make_plant, seed, level)
+    def outside(level: int) -> int:
+        if level not in seen:
+            seen[level] = held(scenario, pool, policy, make_plant, seed, level)
+        return seen[level].minutes_outside_slo
+
+    def best() -> int:
         return min(seen, key=lambda n: (seen[n].minutes_outside_slo, seen[n].worker_hours))
 
     knob = policy.knob(KNOB)
-    best = best_of(_coarse(knob))
-    ordered = sorted(seen)
-    at = ordered.index(best)
-    lower, upper = ordered[max(0, at - 1)], ordered[min(len(ordered) - 1, at + 1)]
-    return seen[best_of(iter(range(lower, upper + 1, knob.step)))]
+    for level in reversed(list(_coarse(knob))):
+        if outside(level) > outside(best()) + _WORSE * scenario.duration / 60.0:
+            break
+    lower, upper = max((n for n in seen if n < best()), default=knob.lower), best()
+    while upper - lower > knob.step:
+        middle = lower + (upper - lower) // (2 * knob.step) * knob.step
+        if outside(middle) > outside(upper):
+            lower = middle
+        else:
+            upper = middle
+    return seen[best()]
 
 
 def held(
