@@ -166,3 +166,16 @@ def test_the_short_window_forgets_before_the_long_one_and_both_forget(ticks):
     assert found.rates[0] == 0.0
     see(found, sample(), 560)
     assert found.rates == (0.0, 0.0)
+
+
+def test_the_rates_are_those_of_one_slo_the_one_that_burns_in_both_windows():
+    watch = budget(P99, ERRORS)
+    for _ in range(60):
+        watch.see(sample(slow=10))  # long ago every eleventh request was slow
+    for _ in range(120):
+        watch.see(sample())
+    for _ in range(60):
+        watch.see(sample(errors=20.0))  # now every fifth fails
+    short, long = watch.rates
+    assert short == pytest.approx(20.0, rel=0.2), "of requests, a hundredth may fail"
+    assert long == pytest.approx(20.0 * 60 / 240, rel=0.2)

@@ -15,6 +15,7 @@ from poolwright.core.model import (
     Reading,
     Reason,
     Resume,
+    Status,
     setting,
 )
 from poolwright.core.policy import Mode, OtherHand, Override, Relation
@@ -390,3 +391,49 @@ def test_reassert_does_not_break_a_freeze():
     bench.warm()
     bench.workers = 9
     assert not any(bench.tick(overrides=(FREEZE,)).moves for _ in range(10))
+
+
+def test_a_rollback_goes_on_from_where_another_hand_left_the_level():
+    """Once, the level was put back first to where it had been, while paused."""
+    bench = Bench(policy(on_other_hand=OtherHand.REASSERT))
+    bench.answer(bench.warm(), 8)
+    bench.run(5)
+    bench.workers = 12
+    bench.tick()
+    bench.tick()
+    first = bench.tick(commands=(ask("rollback"),))
+    assert (first.phase, first.reason) == (Phase.PAUSED, Reason.ROLLED_BACK)
+    bench.run(20)
+    assert bench.workers == 4
+    moved = [d.reason for d in bench.decisions[first.tick :] if d.moves]
+    assert set(moved) == {Reason.ROLLED_BACK}
+
+
+def unseen(name, **seen):
+    """A tick in which one sensor is broken."""
+    return tuple(
+        replace(r, value=None, sketch=None, status=Status.ERROR) if r.signal == name else r
+        for r in readings(**seen)
+    )
+
+
+def test_a_probe_that_breaches_is_left_also_when_something_else_is_not_seen():
+    """Once, a probe was held in full breach for as long as the host's memory was unknown."""
+    bench = Bench()
+    bench.answer(bench.warm(), 4, probe=3)
+    bench.run(4)
+    assert bench.workers == 3
+    slow = unseen("host_memory_used_bytes", latency_s=0.9)
+    decision = bench.until(lambda d: d.guard_trips, seen=slow)
+    assert (decision.action, decision.reason) == (Action.RETREAT, Reason.SLO_BREACH)
+    assert decision.setting == setting(workers=4)
+    assert bench.tick(seen=slow).reason in (Reason.NO_DATA, Reason.SETTLING)
+
+
+def test_a_comparison_that_cannot_go_back_for_want_of_memory_is_broken_off():
+    bench = converged(explore=replace(policy().explore, holdout_every_s=60.0))
+    bench.until(lambda d: d.action is Action.COMPARE, most=400)
+    bench.run(3)
+    full = readings(used=6.79e9)
+    ended = bench.until(lambda d: any("broken off" in e for e in d.events), most=60, seen=full)
+    assert not ended.probing

@@ -79,16 +79,16 @@ class ErrorBudget:
 
     @property
     def rates(self) -> tuple[float | None, float | None]:
-        """The burn rates of the short and of the long window, of the worst SLO; None: unknown."""
-        short: float | None = None
-        long: float | None = None
+        """The burn rates of the short and of the long window; None: unknown.
+
+        Of the worst SLO, which is the one whose slower window burns fastest: both must, to burn.
+        """
+        worst: tuple[float | None, float | None] = (None, None)
         for (_, allowed), ring in zip(self._slos, self._rings, strict=True):
-            (bad, total), (bad_long, total_long) = ring.windows
-            if total > 0.0:
-                short = max(short or 0.0, bad / total / allowed)
-            if total_long > 0.0:
-                long = max(long or 0.0, bad_long / total_long / allowed)
-        return short, long
+            short, long = (bad / total / allowed if total else None for bad, total in ring.windows)
+            if _slower(short, long) > _slower(*worst):
+                worst = short, long
+        return worst
 
     def spent_s(self, sample: Sample) -> float:
         """Seconds of error budget that this tick used: its burn rate times its length.
@@ -106,6 +106,11 @@ class ErrorBudget:
         if self._seen is None or self._seen[0] is not sample:
             self._seen = sample, tuple(tally(sample, slo) for slo, _ in self._slos)
         return self._seen[1]
+
+
+def _slower(short: float | None, long: float | None) -> float:
+    """The slower of two burn rates; what is unknown is slower than all."""
+    return -1.0 if short is None or long is None else min(short, long)
 
 
 def _rate(seen: Tally | None, allowed: float, *, idle: bool) -> float:

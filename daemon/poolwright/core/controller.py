@@ -149,7 +149,7 @@ class Controller:
                 or reflexes.stand_back(state)
                 or (None if held is None else reflexes.towards(state, held))
                 or (reflexes.bounds(state) if held is None else None)
-                or reflexes.blind(state, verdict, may_move=held is None)
+                or reflexes.blind(state, verdict, sample, may_move=held is None)
             )
         if intent is not None:
             if frozen and intent.wanted is not None:
@@ -188,7 +188,7 @@ class Controller:
         target = current
         if intent.wanted is not None and current is not None:
             target, clamps = self._allowed(intent, current, tick, sample)
-        if state.errand is not None and target == current:
+        if target == current:
             operator.give_up(state, clamps)
         may = state.policy.mode is Mode.AUTO or (
             intent.ordered and state.policy.mode is not Mode.OBSERVE

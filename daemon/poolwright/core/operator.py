@@ -58,8 +58,10 @@ def _unpin(state: State, _: Command, by: str) -> None:
 
 
 def give_up(state: State, clamps: tuple[Clamp, ...]) -> None:
-    """End an errand that can go no further; time alone is waited for."""
+    """End an errand or a comparison that can go no further; time alone is waited for."""
     stops = [c for c in clamps if c.kind not in _PASSES]
+    if stops and state.errand is None:
+        state.stop_comparing()
     if stops and state.errand is not None:
         kinds = ", ".join(sorted({str(c.kind) for c in stops}))
         state.events.append(f"{state.errand.setting} cannot be reached: {kinds}")

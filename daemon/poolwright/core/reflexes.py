@@ -116,6 +116,8 @@ def _other_hand(state: State, applied: Setting, detail: str) -> Intent | None:
     state.mismatch_ticks = 0
     if state.policy.on_other_hand is OtherHand.REASSERT:
         wanted, state.commanded = state.commanded, applied
+        if state.errand is not None:
+            return None  # what an operator asked for goes on from what is there
         return Intent(
             action=Action.TRACK, reason=Reason.REASSERT, wanted=wanted, urgent=True, detail=found
         )
@@ -181,13 +183,22 @@ def stand_back(state: State) -> Intent | None:
     return None
 
 
-def blind(state: State, verdict: Verdict, *, may_move: bool = True) -> Intent | None:
-    """Hold without sight; after `blind_s`, where it may, go to the last safe setting."""
+def blind(
+    state: State, verdict: Verdict, sample: Sample, *, may_move: bool = True
+) -> Intent | None:
+    """Hold without sight; after `blind_s`, where it may, go to the last safe setting.
+
+    What was tried and is known to breach is left all the same: what is not seen makes it no better.
+    """
     if not verdict.blind_to:
         if state.phase is Phase.BLIND:
             state.advance(Event.SIGHTED)
             state.unsettle()
         return None
+    if state.probing and may_move:
+        left = breach(state, verdict, sample)
+        if left is not None and left.wanted is not None:
+            return left
     state.window = None
     state.stop_comparing()
     detail = f"missing: {', '.join(verdict.blind_to)}, for {verdict.blind_s:.0f} s"

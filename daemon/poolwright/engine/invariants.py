@@ -4,6 +4,7 @@ Each rule is written again from the policy's words, not from the core's code, an
 decisions and the simulated truth. A rule that is broken ends the run.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable
 
@@ -33,7 +34,8 @@ _NEEDED = ("throughput_rps", "host_memory_used_bytes", "memory_limit_bytes")
 _NOT_TRIED_IN = frozenset(
     {Phase.WARMUP, Phase.COOLDOWN, Phase.BLIND, Phase.MANUAL, Phase.PAUSED, Phase.STOOD_DOWN}
 )
-_BURNS = 3.0  # times the policy's rate: beyond what chance can make of few requests
+_BURNS = 3.0  # times the policy's rate, at least
+_LEAST_ALLOWED = 0.01  # of requests, by any SLO of the swarm
 _HOUR_S = 3600.0
 _ACTUATED_S = 3.0  # besides the steps: the tick of the decision, and that of the read-back
 _STEP_S = 0.1  # as the simulated actuator
@@ -172,7 +174,7 @@ class Invariants:
             self._fail("tried beside another experiment", tick, decision)
         told = dict(decision.evidence)
         burn = min(told.get("burn_short", 0.0), told.get("burn_long", 0.0))
-        if burn > _BURNS * policy.explore.burn_rate:
+        if burn > policy.explore.burn_rate * _beyond_chance(tick, policy, told):
             self._fail("tried while the error budget burns", tick, decision)
         self._tried.append(tick.mono_ns)
         assert self._began_ns is not None
@@ -188,7 +190,9 @@ class Invariants:
         settled = dict(last.evidence).get("settled") == 1.0 == dict(decision.evidence)["settled"]
         tripped = _BREACHES.intersection(decision.guard_trips)
         free = decision.phase in (Phase.EXPLORE, Phase.CONVERGED) and tick.applied is not None
-        held = decision.reason in (Reason.FROZEN, Reason.PINNED)
+        held = decision.reason in (Reason.FROZEN, Reason.PINNED) or any(
+            override.freeze or override.pin for override in tick.overrides
+        )
         if tripped and settled and free and decision.probing and not (decision.moves or held):
             raise Broken(f"held a breaching probe: tick {decision.tick}, {sorted(tripped)}")
 
@@ -238,3 +242,12 @@ class Invariants:
             return
         if decision.reason not in (Reason.NO_DATA, Reason.BLIND_TOO_LONG):
             self._fail("blind for too long", tick, decision)
+
+
+def _beyond_chance(tick: Tick, policy: Policy, told: dict[str, float]) -> float:
+    """How many times the allowed rate may be burnt by chance, with as few requests as were seen."""
+    window_s = policy.explore.window_s
+    seen_s = max(window_s, min(5.0 * window_s, tick.index * policy.cadence_s))
+    rate = policy.explore.burn_rate * _LEAST_ALLOWED
+    usual = max(rate * told.get("load_rps", 0.0) * seen_s, 1e-9)
+    return max(_BURNS, (usual + 3.0 * math.sqrt(usual) + 3.0) / usual)
