@@ -171,7 +171,7 @@ def test_the_short_window_forgets_before_the_long_one_and_both_forget(ticks):
 def test_the_rates_are_those_of_one_slo_the_one_that_burns_in_both_windows():
     watch = budget(P99, ERRORS)
     for _ in range(60):
-        watch.see(sample(slow=10))  # long ago every eleventh request was slow
+        watch.see(sample(slow=50))  # long ago every third request was slow
     for _ in range(120):
         watch.see(sample())
     for _ in range(60):
