@@ -1,5 +1,6 @@
 """What tests of several folders share."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -11,11 +12,23 @@ sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 from gunicorn_service import GunicornService
 
+# As in the learner process, and before numpy is imported: on matrices so small more threads of BLAS
+# only wait for one another, and eat a core each.
+for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[name] = "1"
+
 # The same examples every time; HYPOTHESIS_PROFILE=explore looks for new ones and prints how to
 # repeat a failure. No deadline: a busy machine is not a bug.
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
+
+
+def pytest_collection_finish(session):
+    """What is there now stays to the end: it need not be searched for garbage again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)  # as in the daemon
 
 
 @pytest.fixture

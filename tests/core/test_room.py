@@ -197,7 +197,7 @@ def size(found):
     return found["threads"] * found["workers"]
 
 
-@settings(max_examples=500)  # growth is allowed in about one of ten
+@settings(max_examples=300)  # growth is allowed in about one of ten
 @given(WHOLE, LEVELS, LEVELS, ROOM_BYTES, ROOM_CORES)
 def test_no_growth_passes_any_limit(sample, before, after, room_bytes, room_cores):
     found, clamps = room_allows(

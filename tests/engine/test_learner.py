@@ -93,7 +93,9 @@ def stat_of(pid: int) -> list[str] | None:
         return None
 
 
-async def test_a_fit_and_what_the_process_is_like():
+async def test_a_fit_and_what_the_process_is_like(monkeypatch):
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name)  # the tests run with one thread, too
     async with learning() as learner:
         assert learner.state is LearnerState.ASLEEP
         assert learner.rss_bytes is None

@@ -15,7 +15,7 @@ from poolwright.core.errors import PlantFault
 from poolwright.core.model import Actuation, ActuationStatus, Resume, setting
 from poolwright.engine.replay import replay
 from poolwright.journal.query import JournalReader
-from poolwright.journal.sqlite import HELD_TICKS_MAX, SqliteJournal
+from poolwright.journal.sqlite import SqliteJournal
 from poolwright.journal.verify import verify
 
 WALL = journal_life.WALL_NS
@@ -181,14 +181,16 @@ def test_full_then_space_again(path, bench):
     assert whole_again(path, run, range(at + 20)).gaps == ()
 
 
-def test_full_for_long_gives_up_the_oldest_and_says_so(path, bench):
+def test_full_for_long_gives_up_the_oldest_and_says_so(path, bench, monkeypatch):
+    held = 100
+    monkeypatch.setattr("poolwright.journal.sqlite.HELD_TICKS_MAX", held)
     journal = SqliteJournal(path)
     run = journal.begin_run("web", bench.policy, Resume(baseline=setting(workers=4)), WALL)
     limit_pages(journal, 60)
     at = full(journal, run, bench)
-    fill(journal, run, bench, range(at + 1, at + HELD_TICKS_MAX + 5))
+    fill(journal, run, bench, range(at + 1, at + held + 5))
     limit_pages(journal, 100000)
-    assert fill(journal, run, bench, [at + HELD_TICKS_MAX + 5]) == []
+    assert fill(journal, run, bench, [at + held + 5]) == []
     journal.close()
     kept_from = at + 6
     with JournalReader(path) as reader:
@@ -196,7 +198,7 @@ def test_full_for_long_gives_up_the_oldest_and_says_so(path, bench):
         assert gap.last_tick == kept_from - 1
         assert gap.ticks == gap.last_tick - gap.first_tick + 1
         lost = set(range(gap.first_tick, gap.last_tick + 1))
-    kept = [i for i in range(at + HELD_TICKS_MAX + 6) if i not in lost]
+    kept = [i for i in range(at + held + 6) if i not in lost]
     assert len(whole_again(path, run, kept).gaps) == 1
 
 

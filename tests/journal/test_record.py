@@ -4,6 +4,7 @@ import math
 import sys
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import pytest
@@ -55,6 +56,15 @@ def _readings(draw):
     )
 
 
+def _tuples(kind):
+    """None, one and two of a kind: more of them take time to draw, and are written alike."""
+    args = get_args(kind)
+    if args[-1:] == (...,):
+        return st.lists(st.from_type(args[0]), max_size=2).map(tuple)
+    return st.tuples(*map(st.from_type, args))
+
+
+st.register_type_strategy(tuple, _tuples)
 st.register_type_strategy(float, ALL_FLOATS)
 st.register_type_strategy(int, INTS)
 st.register_type_strategy(str, TEXT)

@@ -35,9 +35,9 @@ def long_life(journal, bench, count, *, step_s=1.0, run=None, start=0):
 
 
 def test_a_size_is_kept_and_the_newest_stays(path, bench):
-    bound = 700_000
+    bound = 350_000
     journal = SqliteJournal(path, max_bytes=bound)
-    run = long_life(journal, bench, 12_000)
+    run = long_life(journal, bench, 6_000)
     journal.note(run, WALL, "x", "kept")
     before = journal.last_resume("web")
     assert len(before.evidence) == 96
@@ -48,9 +48,9 @@ def test_a_size_is_kept_and_the_newest_stays(path, bench):
     with JournalReader(path) as reader:
         report = verify(reader)
         assert report.damage == ()
-        assert report.dropped_batches > 100
+        assert report.dropped_batches > 50
         ticks = [s.tick.index for s in reader.steps(run)]
-        assert ticks == list(range(ticks[0], 12_000))
+        assert ticks == list(range(ticks[0], 6_000))
         assert [n.text for n in reader.notes()] == ["kept"]
         with pytest.raises(PlantFault, match="dropped by retention"):
             replay(reader, run, lambda *_: None)
@@ -58,12 +58,12 @@ def test_a_size_is_kept_and_the_newest_stays(path, bench):
 
 def test_an_age_is_kept(path, bench):
     journal = SqliteJournal(path, max_age_s=3600.0)
-    run = long_life(journal, bench, 3_000, step_s=10.0)
+    run = long_life(journal, bench, 2_500, step_s=10.0)
     journal.close()
     with JournalReader(path) as reader:
         assert verify(reader).damage == ()
         first = next(reader.steps(run)).tick.index
-        assert 3_000 - 360 - 200 <= first <= 3_000 - 360
+        assert 2_500 - 360 - 200 <= first <= 2_500 - 360
         oldest = reader.decisions("web")
         needed = [row for row in oldest if row.tick < first]
         assert len(needed) <= 96
@@ -79,7 +79,7 @@ def test_old_runs_go_and_open_intents_stay(path, bench):
     journal.end_run(first, "stopped", WALL)
     for _ in range(5):
         journal.end_run(journal.begin_run("web", bench.policy, Resume(), WALL), "x", WALL)
-    last = long_life(journal, bench, 2_000, step_s=5.0)
+    last = long_life(journal, bench, 1_000, step_s=5.0)
     assert journal.open_intents("web") == [(first, tick.index, setting(workers=6))]
     journal.close()
     with JournalReader(path) as reader:
@@ -91,7 +91,7 @@ def test_a_resume_of_the_newest_run_is_the_same_before_and_after_forgetting(path
     kept = SqliteJournal(path.with_name("all.db"), max_bytes=None, max_age_s=None)
     cut = SqliteJournal(path, max_age_s=600.0)
     for journal in (kept, cut):
-        long_life(journal, bench, 4_000)
+        long_life(journal, bench, 3_000)
         journal.flush()
     assert cut.last_resume("web") == kept.last_resume("web")
     kept.close()

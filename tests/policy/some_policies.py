@@ -71,26 +71,26 @@ def overrides(draw, made):
     return tuple(found)
 
 
-def guards():
-    return st.builds(
-        GuardRule, memory_ratio=SHARES, cpu_ratio=SHARES, breach_ticks=st.integers(1, 5),
-        breach_of_ticks=st.integers(5, 1000), blind_s=st.floats(2.0, 1e4), cooldown_s=SECONDS,
-        psi_cpu_ratio=st.none() | SHARES, psi_memory_ratio=st.none() | SHARES,
-        psi_io_ratio=st.none() | SHARES, connections_ratio=SHARES, fall_ratio=SHARES,
-        fall_hold_s=SECONDS, dependency_ratio=st.floats(1.01, 1000.0),
-    )  # fmt: skip
-
-
-def explores():
-    quiet = ["Mon-Fri 09:00-10:00 UTC", "daily  22:00-02:00 UTC", "Sat,Sun 00:00-24:00 UTC"]
-    return st.builds(
-        ExploreRule, probes_per_hour=st.floats(0, 3600), budget_ratio=SHARES, epsilon=SHARES,
-        patience=st.integers(1, 99), converged_every=st.integers(1, 99),
-        window_s=st.floats(20, 86400), window_jitter=st.floats(0, 0.5),
-        warmup_windows=st.integers(1, 9), slo_budget_ratio=SHARES, burn_rate=st.floats(0.01, 100),
-        quiet=st.lists(st.sampled_from(quiet), max_size=3).map(tuple),
-        holdout_every_s=st.just(0.0) | st.floats(260_000, 1e7),
-    )  # fmt: skip
+# Made once: a strategy is checked when it is first drawn from.
+GUARDS = st.builds(
+    GuardRule, memory_ratio=SHARES, cpu_ratio=SHARES, breach_ticks=st.integers(1, 5),
+    breach_of_ticks=st.integers(5, 1000), blind_s=st.floats(2.0, 1e4), cooldown_s=SECONDS,
+    psi_cpu_ratio=st.none() | SHARES, psi_memory_ratio=st.none() | SHARES,
+    psi_io_ratio=st.none() | SHARES, connections_ratio=SHARES, fall_ratio=SHARES,
+    fall_hold_s=SECONDS, dependency_ratio=st.floats(1.01, 1000.0),
+)  # fmt: skip
+QUIET = ["Mon-Fri 09:00-10:00 UTC", "daily  22:00-02:00 UTC", "Sat,Sun 00:00-24:00 UTC"]
+EXPLORES = st.builds(
+    ExploreRule, probes_per_hour=st.floats(0, 3600), budget_ratio=SHARES, epsilon=SHARES,
+    patience=st.integers(1, 99), converged_every=st.integers(1, 99),
+    window_s=st.floats(20, 86400), window_jitter=st.floats(0, 0.5),
+    warmup_windows=st.integers(1, 9), slo_budget_ratio=SHARES, burn_rate=st.floats(0.01, 100),
+    quiet=st.lists(st.sampled_from(QUIET), max_size=3).map(tuple),
+    holdout_every_s=st.just(0.0) | st.floats(260_000, 1e7),
+)  # fmt: skip
+WEIGHTS = st.floats(0.001, 1000)
+WEIGHED = LATENCIES | st.sampled_from(["power_w", "cpu_cores", "memory_bytes", "cost_per_hour"])
+OBJECTIVES = st.dictionaries(WEIGHED, WEIGHTS, min_size=1)
 
 
 @st.composite
@@ -103,18 +103,16 @@ def policies(draw):
         *draw(st.sampled_from([[], [Slo(response="error_ratio", below=draw(SHARES))],
                                [Slo(response="jitter_s", below=draw(SECONDS))]])),
     ]  # fmt: skip
-    weights = st.floats(0.001, 1000)
-    names = LATENCIES | st.sampled_from(["power_w", "cpu_cores", "memory_bytes", "cost_per_hour"])
     return Policy(
         name=draw(NAMES),
         knobs=made,
-        objective=tuple(sorted(draw(st.dictionaries(names, weights, min_size=1)).items())),
+        objective=tuple(sorted(draw(OBJECTIVES).items())),
         slo=tuple(sorted(slos, key=lambda slo: slo.response)),
         relations=tuple(map(parse_relation, draw(st.lists(st.sampled_from(texts), max_size=2)))),
         overrides=draw(overrides(made)),
-        prices=(("core_hour", draw(weights)), ("kwh", draw(weights))),
-        guard=draw(guards()),
-        explore=draw(explores()),
+        prices=(("core_hour", draw(WEIGHTS)), ("kwh", draw(WEIGHTS))),
+        guard=draw(GUARDS),
+        explore=draw(EXPLORES),
         mode=draw(st.sampled_from(Mode)),
         on_other_hand=draw(st.sampled_from(OtherHand)),
         exit=draw(st.sampled_from(Exit)),

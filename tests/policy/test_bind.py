@@ -179,7 +179,7 @@ def outcome(binder, raw):
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.one_of(YAMLISH, TEXT), st.sampled_from([bind_policy, bind_config]))
 def test_any_text_gives_a_value_or_a_policy_error(text, binder):
     for line in outcome(binder, text.encode()).splitlines():

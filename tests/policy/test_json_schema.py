@@ -178,7 +178,7 @@ def test_what_the_reference_shows_fits():
     assert accepts(schema, document.root, schema)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 @given(policies())
 def test_what_can_be_written_fits(policy):
     schema = policy_schema()

@@ -264,7 +264,11 @@ LINES = st.lists(
 ).map("\n".join)  # fmt: skip
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(LINES, LINES)
 def test_any_layers_give_a_policy_or_say_where_they_are_wrong(folder, one, two):
     path = folder(web=WEB, a=f"{one}\n", b=f"{two}\n")

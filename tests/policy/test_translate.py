@@ -24,14 +24,14 @@ def read(text):
     return bind_policy(parse_document(text.encode(), "f.yaml"), Path())
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(policies())
 def test_a_policy_that_is_written_and_read_again_is_the_same(policy):
     text = policy_text(Effective(policy, NOWHERE))
     assert read(text) == replace(policy, sha256=digest(policy))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 @given(policies(), policies())
 def test_policies_differ_exactly_when_their_digests_do(old, new):
     assert (changes(old, new) == ()) is (digest(old) == digest(new))

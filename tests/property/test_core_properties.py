@@ -166,7 +166,7 @@ def play(bench, world):
             bench.tick(commands=(Command(kind=kind, who="ada"),))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(WORLD, st.sampled_from(list(Mode)))
 def test_any_world_keeps_the_envelope_and_replays(world, mode):
     bench = Bench(policy(mode=mode))
@@ -176,7 +176,7 @@ def test_any_world_keeps_the_envelope_and_replays(world, mode):
         assert again.step(tick) == decision
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 @given(WORLD, st.randoms(use_true_random=False))
 def test_the_order_of_readings_does_not_matter(world, shuffler):
     bench = Bench()
@@ -193,7 +193,7 @@ def test_the_order_of_readings_does_not_matter(world, shuffler):
         assert (other.setting, other.reason) == (decision.setting, decision.reason)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(WORLD)
 def test_no_probe_while_blind_tripped_or_paused(world):
     bench = Bench()

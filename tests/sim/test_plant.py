@@ -123,7 +123,7 @@ def do(plant, deed):
     return None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=90, deadline=None)
 @given(shape=shapes, workers=st.integers(1, 9), story=st.lists(deeds, max_size=25))
 def test_whatever_happens_no_request_is_created_or_forgotten(shape, workers, story):
     """arrived = served + waiting + refused + lost + in service, after every tick."""
@@ -187,10 +187,9 @@ def test_demands_have_the_mean_and_the_spread_that_are_written(law, cv):
     from poolwright.sim.demand import Demand
 
     kind = ServiceClass(cpu=0.02, cpu_cv=cv, io=0.0, law=law)
-    cpu, io, _ = Demand(replace(CALM, service=(kind,)), 4).ask(200_000, 1.0)
+    cpu, io, _ = Demand(replace(CALM, service=(kind,)), 4).ask(60_000, 1.0)
     mean = sum(cpu) / len(cpu)
     assert not any(io)
-    assert mean == pytest.approx(0.02, rel=0.03)
     assert mean == pytest.approx(0.02, rel=0.03)
     if law is Law.GAMMA or cv < 1.0:  # the variance of the others converges too slowly to test
         std = math.sqrt(sum((x - mean) ** 2 for x in cpu) / len(cpu))

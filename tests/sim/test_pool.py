@@ -78,12 +78,12 @@ def both(name, seed, seconds):
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", GRID)
 def test_every_request_starts_and_ends_when_the_slow_simulation_says(name, seed):
-    """To a nanosecond, for half a minute.
+    """To a nanosecond, for ten seconds: three times some seven hundred requests.
 
     But four seconds where CPU and workers are both short: there the slow simulation also departs
     from itself, tenfold a second, when one burst is made 1e-13 s longer.
     """
-    pool, done, slow, arrivals = both(name, seed, 4 if name == "both are short" else 30)
+    pool, done, slow, arrivals = both(name, seed, 4 if name == "both are short" else 10)
     assert pool.refused == slow.refused
     assert len(done) == len(slow.done) == len(arrivals) - len(slow.refused)
     found = {s[1]: (s[0], s[2]) for s in done}
@@ -93,8 +93,8 @@ def test_every_request_starts_and_ends_when_the_slow_simulation_says(name, seed)
 
 
 @pytest.mark.parametrize("name", GRID)
-def test_latency_and_throughput_over_a_minute_are_those_of_the_slow_simulation(name):
-    pool, done, slow, _ = both(name, 9, 60)
+def test_latency_and_throughput_over_longer_are_those_of_the_slow_simulation(name):
+    pool, done, slow, _ = both(name, 9, 40)
     mine = sorted(s[0] - s[1] for s in done)
     theirs = sorted(finish - arrival for finish, arrival, _ in slow.done)
     assert len(mine) == pytest.approx(len(theirs), rel=0.005)
@@ -137,34 +137,37 @@ def erlang_c(servers, load):
     return full / (below + full)
 
 
-@pytest.mark.parametrize(("workers", "rho"), [(1, 0.5), (1, 0.8), (4, 0.7), (4, 0.9)])
-def test_exponential_service_waits_as_erlang_says(workers, rho):
+@pytest.mark.parametrize(
+    ("workers", "rho", "span_s"), [(1, 0.5, 800), (1, 0.8, 1500), (4, 0.7, 1500), (4, 0.9, 3000)]
+)
+def test_exponential_service_waits_as_erlang_says(workers, rho, span_s):
+    """The fuller, the longer a queue lasts, and the longer must be looked for the same error."""
     rps, mean = 100.0, workers * rho / 100.0
     shape = shaped(cpu=0.0, io=mean, io_cv=1.0, backlog=10**6)
     expected = erlang_c(workers, workers * rho) * mean / (workers * (1 - rho))
-    agrees(waits(shape, workers, rps, span_s=3000.0, service=False), expected)
+    agrees(waits(shape, workers, rps, span_s=span_s, service=False), expected)
 
 
 def test_constant_service_waits_half_as_long():
     shape = shaped(cpu=0.0, io=0.008, io_cv=0.0, backlog=10**6)
     expected = 0.8 * 0.008 / (2 * 0.2)  # M/D/1, Pollaczek and Khinchine
-    agrees(waits(shape, 1, 100.0, span_s=1500.0, service=False), expected)
+    agrees(waits(shape, 1, 100.0, span_s=1000, service=False), expected)
 
 
-@pytest.mark.parametrize("cv", [0.0, 1.0, 3.0])
-def test_a_shared_core_takes_the_same_mean_time_whatever_the_spread(cv):
+@pytest.mark.parametrize(("cv", "span_s"), [(0.0, 600), (1.0, 1000), (3.0, 1500)])
+def test_a_shared_core_takes_the_same_mean_time_whatever_the_spread(cv, span_s):
     """M/G/1 processor sharing is insensitive (Kleinrock II, 1976, section 4.4): x / (1 - rho)."""
     shape = shaped(cpu=0.007, cpu_cv=cv, io=0.0, cores=1.0)
-    agrees(waits(shape, 400, 100.0, span_s=3000.0, service=True), 0.007 / 0.3)
+    agrees(waits(shape, 400, 100.0, span_s=span_s, service=True), 0.007 / 0.3)
 
 
 def test_requests_in_the_service_are_arrivals_times_their_time_in_it():
-    """Little 1961: L = lambda W, from samples of L every 20 ms."""
+    """Little 1961: L = lambda W, from samples of L every 50 ms."""
     plant = Plant(shaped(cores=2.0), 9, seed=3)
     inside = ended = latency = 0.0
-    for _ in range(20_000):
-        plant.tick(80.0, 0.02)
-        inside += plant.outstanding / 20_000
+    for _ in range(4_000):
+        plant.tick(80.0, 0.05)
+        inside += plant.outstanding / 4_000
         ended += plant.truth.latency.count
         latency += plant.truth.latency.total
-    assert inside == pytest.approx(ended / 400.0 * latency / ended, rel=0.01)
+    assert inside == pytest.approx(ended / 200.0 * latency / ended, rel=0.01)

@@ -54,6 +54,10 @@ def broken(bench, *, rule=None, tick=None, decision=None):
     return str(told.value)
 
 
+# Of so many requests that it is not by chance.
+BURNS = (("burn_short", 9.0), ("burn_long", 9.0), ("load_rps", 50.0), ("settled", 1.0))
+
+
 def test_what_the_core_really_does_breaks_nothing():
     assert watched(probing()).checked > 10
 
@@ -72,10 +76,7 @@ def test_what_the_core_really_does_breaks_nothing():
         ({"tick": {"may_probe": False}}, "beside another experiment"),
         ({"tick": {"overrides": (Override(reason="x", freeze=True),)}}, "freeze"),
         ({"tick": {"overrides": (Override(reason="x", pin=(("workers", 4),)),)}}, "pinned"),
-        (
-            {"decision": {"evidence": (("burn_short", 9.0), ("burn_long", 9.0), ("settled", 1.0))}},
-            "error budget burns",
-        ),
+        ({"decision": {"evidence": BURNS}}, "error budget burns"),
     ],
 )
 def test_each_rule_is_told_when_it_is_broken(changes, rule):
@@ -162,18 +163,19 @@ def test_a_case_is_a_function_of_its_seed_and_its_faults_are_over_in_the_calm():
 
 
 def test_a_seed_plays_the_same_twice():
-    assert play_seed(5) == play_seed(5)
+    assert play_seed(4) == play_seed(4)
 
 
+# Which seed catches it is a matter of chance: the one that is known to goes first.
 MUTANTS = {
-    "probes without asking the budgets": (learning, "_refused", lambda state, tick: None),
-    "a breaching probe is kept": (reflexes, "_way_back", lambda state, reason, safe: None),
-    "a frozen level moves": (reflexes, "held", lambda state, tick: None),
+    "probes without asking the budgets": (learning, "_refused", lambda state, tick: None, 4),
+    "a breaching probe is kept": (reflexes, "_way_back", lambda state, reason, safe: None, 6),
+    "a frozen level moves": (reflexes, "held", lambda state, tick: None, 6),
 }
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_core_with_a_rule_taken_out_is_caught(mutant, monkeypatch):
-    module, name, put_in = MUTANTS[mutant]
+    module, name, put_in, known = MUTANTS[mutant]
     monkeypatch.setattr(module, name, put_in)
-    assert any(play_seed(seed)[2] for seed in range(60)), mutant
+    assert any(play_seed(seed)[2] for seed in (known, *range(60))), mutant

@@ -5,12 +5,14 @@ change what is tested; `makers()` gives the real one.
 """
 
 import functools
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ticks
 
 from poolwright.cli.simulate import makers
+from poolwright.core.model import setting
 from poolwright.engine.stage import Made, bind_scenario, stage
 from poolwright.policy.tree import parse_document
 
@@ -81,19 +83,16 @@ class Played:
 makers = functools.cache(makers)
 
 
-def scripted(wish):
-    """The real plant, and a learner that wants `wish` workers: it tries them, and once it has seen
-    them without a breach they are best; until then, and after a breach, the baseline is.
+def _script(decide):
+    """The real plant, and a learner whose plans `decide(request, knob)` writes: the level that is
+    best, and the one to try or None.
     """
 
     def learn(request):
         knob = request.policy.knobs[0]
-        seen = [e.observation for e in request.evidence if e.observation.setting[knob.name] == wish]
-        breached = any(o.breached for o in seen)
-        best = wish if seen and not breached else knob.baseline
-        levels = range(knob.lower, knob.upper + 1)
+        best, probe = decide(request, knob)
         found = ticks.plan(
-            request.version, best, probe=None if seen else wish, levels=levels,
+            request.version, best, probe=probe, levels=range(knob.lower, knob.upper + 1),
             load_rps=request.context.load_rps,
         )  # fmt: skip
         return replace(
@@ -104,6 +103,54 @@ def scripted(wish):
         )
 
     return Made(plant=makers().plant, plan=learn)
+
+
+def scripted(wish):
+    """The real plant, and a learner that wants `wish` workers: it tries them, and once it has seen
+    them without a breach they are best; until then, and after a breach, the baseline is.
+    """
+
+    def decide(request, knob):
+        seen = [e.observation for e in request.evidence if e.observation.setting[knob.name] == wish]
+        breached = any(o.breached for o in seen)
+        return wish if seen and not breached else knob.baseline, None if seen else wish
+
+    return _script(decide)
+
+
+def stubborn(level):
+    """A learner that is sure, whatever it is shown, that `level` workers are best and safe."""
+    return _script(lambda request, knob: (level, None))
+
+
+def curious(*levels):
+    """A learner that finds the baseline best and always wants to try one of `levels`, in turn."""
+    return _script(lambda request, knob: (knob.baseline, levels[request.version % len(levels)]))
+
+
+def knowing(rps):
+    """A learner that knows, and is right or wrong, that a worker serves `rps` requests a second."""
+
+    def learn(request):
+        knob = request.policy.knobs[0]
+        plan = known.plan(request)
+        (whole,) = plan.schedule
+        bins = [
+            replace(
+                whole, setting=setting(workers=n),
+                load_lower_rps=0.0 if n == knob.lower else (n - 1) * rps,
+                load_upper_rps=1e9 if n == knob.upper else n * rps,
+            )
+            for n in range(knob.lower, knob.upper + 1)
+        ]  # fmt: skip
+        return replace(plan, schedule=tuple(bins))
+
+    def decide(request, knob):
+        needed = math.ceil((request.context.load_rps or 0.0) / rps)
+        return min(knob.upper, max(knob.lower, needed)), None
+
+    known = _script(decide)
+    return replace(known, plan=learn)
 
 
 def scenario(text):
