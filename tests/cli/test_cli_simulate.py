@@ -120,7 +120,6 @@ def test_a_journal_is_kept_and_never_written_over(brief, tmp_path, capsys):
 
 
 def test_a_plot_is_drawn(written, tmp_path):
-    pytest.importorskip("matplotlib")
     plot = tmp_path / "out.png"
     assert main(["simulate", str(written), "--plot", str(plot)]) == 0
     assert plot.read_bytes().startswith(b"\x89PNG")

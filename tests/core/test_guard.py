@@ -278,3 +278,13 @@ def test_any_world_is_judged_and_the_same_world_alike(world, calm):
 def test_service_times_of_no_request_at_all_are_no_service_times():
     empty = sample([], service_time=sketch_of([]), queue_length=9.0, queue_delay_s=3.0)
     assert judge(guard(P99), empty, 3).queueing
+
+
+def test_completions_whose_errors_are_not_seen_are_not_taken_for_served():
+    guard = Guard(policy())
+    for missing, errors in (((), 10.0), (("errors_rps",), None)):
+        guard.judge(
+            Sample(tick=0, dt_s=1.0, throughput_rps=50.0, errors_rps=errors, missing=missing),
+            setting(workers=4),
+        )
+    assert guard.throughput_rps == 40.0

@@ -108,7 +108,7 @@ def makers() -> Made:
     """The plant and the learner's function, with the learner's one thread of BLAS."""
     if "numpy" not in sys.modules:
         os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
-    from poolwright.learn.plan import make_plan  # noqa: PLC0415 - 0.7 s of numpy and skopt
+    from poolwright.learn.plan import make_plan  # noqa: PLC0415 - numpy and scipy take their time
     from poolwright.sim.plant import Plant  # noqa: PLC0415
 
     return Made(plant=Plant, plan=make_plan)

@@ -98,7 +98,7 @@ class Guard:
         known = [
             s.throughput_rps - (s.errors_rps or 0.0)
             for s in self._recent
-            if s.throughput_rps is not None
+            if s.throughput_rps is not None and "errors_rps" not in s.missing
         ]
         return sum(known) / len(known) if known else None
 

@@ -30,7 +30,7 @@ def main() -> None:
         raise SystemExit("usage: python -m poolwright.learn PARENT_PID  (started by poolwright)")
     _bind_to(int(sys.argv[1]))
 
-    from poolwright.learn.plan import make_plan  # noqa: PLC0415  the 0.7 s of numpy and skopt
+    from poolwright.learn.plan import make_plan  # noqa: PLC0415  numpy and scipy take their time
     from poolwright.learn.wire import Reply, decode_request, encode  # noqa: PLC0415
 
     for line in sys.stdin.buffer:
