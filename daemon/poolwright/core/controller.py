@@ -63,7 +63,7 @@ class Controller:
     @property
     def kept(self) -> Kept:
         """What an operator or a proof has settled."""
-        return self._state.to_keep()
+        return self._state.kept
 
     @property
     def benefit(self) -> Benefit | None:

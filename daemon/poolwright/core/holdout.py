@@ -133,9 +133,9 @@ def _known_to_breach(state: State) -> bool:
     for item in state.evidence.items:
         seen = item.observation
         held = seen.context.load_rps
-        if seen.setting == state.baseline and seen.breached and (held is None or held <= load):
+        if seen.breached and seen.setting == state.baseline and (held is None or held <= load):
             return True
     assert state.plan is not None
-    unsafe = (c for c in state.plan.candidates if c.setting == state.baseline)
     confidence = max((s.confidence for s in state.policy.slo), default=0.0)
-    return any(c.p_safe < confidence for c in unsafe)
+    unsafe = (c for c in state.plan.candidates if c.p_safe < confidence)
+    return any(c.setting == state.baseline for c in unsafe)

@@ -94,6 +94,9 @@ def _drop_decisions(db: sqlite3.Connection, horizon: int | None) -> None:
 
     Then the runs that have nothing left.
     """
+    oldest = db.execute("SELECT wall_ns FROM decisions ORDER BY id LIMIT 1").fetchone()
+    if horizon is not None and oldest is not None and oldest[0] >= horizon:
+        return
     needed = _needed(db)
     rows = db.execute(
         "SELECT id, run, tick FROM (SELECT * FROM decisions ORDER BY id LIMIT ?) d"
