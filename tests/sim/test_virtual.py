@@ -160,6 +160,15 @@ def test_a_hang_is_killed_at_the_deadline_and_the_pause_doubles():
     assert bench.learner.state is LearnerState.FITTING
 
 
+def test_one_that_hangs_and_crashes_is_dead_by_the_deadline():
+    hangs = LearnerFault(does="hangs", at=0.0, lasts=60.0)
+    bench = Bench(hangs, LearnerFault(does="crashes", at=0.0, lasts=60.0))
+    bench.submit(1)
+    bench.wait(20.1)
+    assert "signal 9" in bench.answer()
+    assert bench.learner.state is LearnerState.FAILED
+
+
 def test_an_absurd_plan_is_well_formed_and_on_the_lattice():
     bench = Bench(LearnerFault(does="absurd", at=0.0, lasts=60.0))
     bench.submit(1)

@@ -81,7 +81,8 @@ class Setting:
                 return level
         raise KeyError(knob)
 
-    def __repr__(self) -> str:  # as the generated one, which takes three times as long
+    def __repr__(self) -> str:
+        """As the generated one, which takes three times as long."""
         return f"Setting(levels={self.levels!r})"
 
     def __str__(self) -> str:

@@ -122,7 +122,7 @@ class _Watch:
             self._late.append((decision, moment))
 
     def rested(self) -> bool:
-        """Whether the last minute was calm: converged, holding, and the level is what it says.
+        """Whether the last minute was calm: converged, if not to its end, and no to and fro.
 
         Or nothing was moved, because nothing may be, or because a limit stands in the way of what
         would help: a retry storm at the largest pool that fits into memory does not converge.
@@ -137,7 +137,7 @@ class _Watch:
             return True
         visits = Counter(d.setting for d, _ in self._late if d.moves and d.action not in TRIED)
         return (
-            last.phase in _RESTING
+            any(d.phase in _RESTING for d, _ in self._late)
             and max(visits.values(), default=0) <= _MOST_VISITS
             and last.setting is not None
         )

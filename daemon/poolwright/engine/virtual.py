@@ -167,8 +167,9 @@ class VirtualLearner(Learner):
         self._failures.pop(pool, None)
         takes = self._fit_s + (0.0 if now < self._alive_until_s else self._start_s)
         for fault in self._faults.active(LearnerFault, pool):
-            if fault.does == "crashes":
-                self._busy = (pool, now + takes, "the learner ended with signal 9", True)
+            if fault.does == "crashes":  # also one that hangs: a hanging one is killed in time
+                until = now + min(takes, self._deadline_s)
+                self._busy = (pool, until, "the learner ended with signal 9", True)
                 return
             takes = math.inf if fault.does == "hangs" else takes
             takes = fault.takes if fault.does == "slow" else takes
