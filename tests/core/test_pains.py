@@ -115,6 +115,26 @@ def test_growth_that_serves_no_more_is_not_repeated():
     assert bench.workers <= 10, "one try, and no climb to the maximum"
 
 
+def test_growth_that_serves_less_is_taken_back_and_seldom_repeated():
+    """Thrashing: more workers serve less, so waiting for the queue to go would be for ever."""
+    bench = converged()
+    began = bench.index
+    for i in range(5 * MINUTE):
+        rps = 50.0 if bench.workers <= 8 else 30.0
+        bench.tick(seen=readings(rps=rps, queue=40.0, seed=i))
+    moves = [d for d in bench.decisions[began:] if d.moves]
+    assert [(d.action, d.setting["workers"]) for d in moves[:2]] == [
+        (Action.TRACK, 10),
+        (Action.RETREAT, 8),
+    ]
+    assert moves[1].reason is Reason.QUEUEING
+    assert "with workers=8" in moves[1].detail
+    grown = [d.tick for d in moves if d.setting["workers"] == 10]
+    after = [d.tick for d in moves if d.setting["workers"] == 8]
+    waits = [b - a for a, b in zip(after, grown[1:], strict=False)]
+    assert min(waits) > 5 * max(a - g for g, a in zip(grown, after, strict=False))
+
+
 def test_nothing_grows_while_the_cpu_is_used_up():
     bench = converged()
     for queue, ticks in ((0.0, 5), (40.0, 2 * MINUTE)):

@@ -250,7 +250,7 @@ def test_what_is_tabu_is_not_named():
     assert all(verdicts(plan)[s] is Verdict.TABU for s in tabu if s != recommended(plan))
 
 
-def test_leverage_names_the_least_known_that_may_be_best():
+def test_leverage_names_what_may_be_best_by_most():
     seen = windows([7] * 8)
     plain = make_plan(request(seen, setting(workers=7), trust_octaves=0.7))
     teach = make_plan(request(seen, setting(workers=7), trust_octaves=0.7, leverage=True))
@@ -258,8 +258,8 @@ def test_leverage_names_the_least_known_that_may_be_best():
     first = teach.probes[0]
     assert first.verdict is Verdict.PROBE
     assert first.objective.mean <= 1.15 * by_setting[setting(workers=7)].objective.mean
-    others = [p.objective.std for p in plain.probes]
-    assert first.objective.std >= max(others, default=0.0)
+    least = [p.objective.mean - 1.6449 * p.objective.std for p in (first, *plain.probes)]
+    assert least[0] == pytest.approx(min(least), rel=0.01)  # drawn, and not quite Gaussian
 
 
 # --- what it learns

@@ -24,6 +24,7 @@ _BLIND_PHASE_S = 3.0
 _TABU_WINDOWS = 25
 _BACKOFF_MOST_S = 300.0
 _SOON_WINDOWS = 3
+_HARMED = 0.9  # and one that serves less than this has done harm
 _BROUGHT = 1.03  # a growth by a quarter that serves less than this more was in vain
 _CALM_WINDOWS = 40
 _PENALTY_MOST = 64
@@ -320,14 +321,16 @@ def queueing(state: State, verdict: Verdict, sample: Sample) -> Intent | None:
     """
     guard = state.guard
     if not verdict.queueing and guard.queue_seen:
-        state.growth_throughput_rps = None
+        state.grown = None
     if not verdict.queueing or not state.settled or not state.warm or not guard.queue_seen:
         return None
     assert state.commanded is not None
-    served, before = guard.throughput_rps, state.growth_throughput_rps
-    if verdict.slow_dependency or Reason.PRESSURE_BREACH in verdict.tripped:
+    served = guard.throughput_rps
+    if verdict.slow_dependency or served is None:
         return None
-    if guard.cpu_busy or served is None or (before is not None and served < _BROUGHT * before):
+    if state.grown is not None and served < _BROUGHT * state.grown[1]:
+        return _take_back(state, served, *state.grown)
+    if guard.cpu_busy or Reason.PRESSURE_BREACH in verdict.tripped:
         return None
     wanted = state.commanded
     asked = _asked(state, sample) if len(wanted.levels) == 1 else 0
@@ -335,14 +338,36 @@ def queueing(state: State, verdict: Verdict, sample: Sample) -> Intent | None:
         knob = state.policy.knob(name)
         more = max(knob.step, math.floor(level / 4 / knob.step) * knob.step, asked - level)
         wanted = wanted.replace(name, min(knob.upper, knob.clamp(level + more)))
-    if wanted == state.commanded:
+    if wanted == state.commanded or wanted in state.tabu:
         return None
     # The window is dropped: it saw another setting's backlog as much as its own.
     state.stop_trying()
-    state.growth_throughput_rps = served
+    state.grown = (state.commanded, served)
     _distrust_shrinking(state)
     detail = f"{sample.queue_length:.0f} wait" if sample.queue_length is not None else ""
     return Intent(action=Action.TRACK, reason=Reason.QUEUEING, wanted=wanted, detail=detail)
+
+
+def _take_back(state: State, served: float, smaller: Setting, before: float) -> Intent | None:
+    """A growth that serves clearly less than what it grew from: thrashing. None: not so clear.
+
+    Back to what held this load, where that is smaller; and not at once up again.
+    """
+    assert state.commanded is not None
+    if served >= _HARMED * before or not _larger(state.commanded, smaller):
+        return None
+    safe = state.evidence.last_safe(state.schedule.load_rps, (state.commanded,))
+    wanted = smaller if safe is None or _larger(safe, state.commanded) else safe
+    state.tabu[state.commanded] = state.windows + _TABU_WINDOWS
+    state.stop_trying()
+    state.grown = None
+    state.no_shrink_windows = 0
+    state.cooldown_s = state.policy.guard.cooldown_s
+    state.advance(Event.BREACH, f"{state.commanded} serves less than {smaller} did")
+    detail = f"{served:.4g} requests/s are served, {before:.4g} with {smaller}"
+    return Intent(
+        action=Action.RETREAT, reason=Reason.QUEUEING, wanted=wanted, detail=detail, urgent=True
+    )
 
 
 def _asked(state: State, sample: Sample) -> int:

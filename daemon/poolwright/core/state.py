@@ -105,7 +105,8 @@ class State:
     mismatch_ticks: int = 0
     faults: int = 0
     backoff_s: float = 0.0
-    growth_throughput_rps: float | None = None  # when it last grew for a queue that is still there
+    grown: tuple[Setting, float] | None = None  # from where, and what it served [rps] there, when
+    # it last grew for a queue that is still there
     last_shrank: bool = False  # the last move took something away, which may still drain
     no_shrink_windows: int = 0  # to be measured before anything smaller is taken
     shrink_penalty: int = 1  # doubles when clients queue soon after a shrink

@@ -25,6 +25,7 @@ from poolwright.learn.surrogate import Surrogate, short
 
 PROBES = 5
 _LISTED = 128  # candidates in a plan: it is journalled, and read by people
+_EVEN = 0.5  # P(safe)
 _LEAST_GAIN = 0.003  # a probe expected to gain less is not named
 _LEVERAGE_COST = 1.15  # what a probe that teaches may be expected to cost, over the anchor
 _HORIZON = 40.0  # windows over which a gain is enjoyed and a probe's cost is spread
@@ -81,7 +82,7 @@ def _field(
     risk = risk_of(request, surrogate, posteriors, levels)
     near = in_trust_region(table.axes, levels, request.trust_octaves)
     tabu = rows_of(settings, request.tabu)
-    allowed = near & ~tabu & risk.memory_ok & risk.slo_ok
+    allowed = near & ~tabu & risk.memory_ok & _bearable(risk)
     means = {name: posteriors[name].mean for name in goal.costly}
     been = {tuple(row) for row in table.points.levels}
     visited = np.array([tuple(row) in been for row in levels]) & allowed
@@ -102,6 +103,15 @@ def _field(
         lost=_lost_windows(request, table, levels),
         predictions=list(surrogate.estimates(posteriors)),
     )
+
+
+def _bearable(risk: Risk) -> Mask:
+    """Within the SLOs; or no more than twice as likely to break them as the incumbent, up to evens,
+    or no likelier: where to stay is in doubt, it is no safer than to look for a way out.
+    """
+    here = float(risk.p_safe[0])
+    least = max(_EVEN, 2.0 * here - 1.0) if risk.slo_ok[0] else _EVEN
+    return np.asarray(risk.slo_ok | (risk.p_safe >= min(here, least)))
 
 
 def _lost_windows(request: FitRequest, table: Table, levels: Array) -> Array:
@@ -134,13 +144,14 @@ def _probe_rows(request: FitRequest, field: _Field) -> tuple[list[int], Array]:
     worth = _worth(field)
     rows = np.flatnonzero(field.allowed)
     rows = rows[rows != 0]
-    remedy = None if field.allowed[0] else _remedy(field, rows)
+    order = rows[np.argsort(-worth[rows], kind="stable")]
+    best = [int(row) for row in order if worth[row] >= _LEAST_GAIN][:PROBES]
+    safe = field.allowed[0] and (best or field.risk.slo_ok[0])
+    remedy = None if safe else _remedy(field, rows)
     if remedy is not None:
         row, safer = remedy
         worth[row] = max(worth[row], safer)
         return [row], worth
-    order = rows[np.argsort(-worth[rows], kind="stable")]
-    best = [int(row) for row in order if worth[row] >= _LEAST_GAIN][:PROBES]
     widest = _leverage(field, rows) if request.leverage else None
     if widest is not None:
         best = [widest, *(row for row in best if row != widest)][:PROBES]
@@ -158,7 +169,7 @@ def _remedy(field: _Field, rows: NDArray[np.intp]) -> tuple[int, float] | None:
         row = int(rows[np.argmin(field.cost.mean[rows])])
     if row == 0:
         return None
-    if field.allowed[row]:
+    if field.allowed[row] and risk.slo_ok[row]:
         return row, float(risk.p_safe[row] - risk.p_safe[0])
     if not risk.memory_ok[0]:
         return (row, 1.0) if (field.levels[row] <= field.levels[0]).all() else None
@@ -167,14 +178,10 @@ def _remedy(field: _Field, rows: NDArray[np.intp]) -> tuple[int, float] | None:
 
 
 def _leverage(field: _Field, rows: NDArray[np.intp]) -> int | None:
-    """The least known setting that may yet be the best and is not expected to cost much."""
-    if len(rows) == 0:
-        return None
+    """The setting that may be the best by most, of those that are not expected to cost much."""
     cost = field.cost
-    ceiling = float(cost.high[np.flatnonzero(field.allowed)].min())
-    most = _LEVERAGE_COST * cost.mean[field.anchor]
-    rows = rows[(cost.low[rows] <= ceiling) & (cost.mean[rows] <= most)]
-    return int(rows[np.argmax(cost.std[rows])]) if len(rows) else None
+    rows = rows[cost.mean[rows] <= _LEVERAGE_COST * cost.mean[field.anchor]]
+    return int(rows[np.argmin(cost.low[rows])]) if len(rows) else None
 
 
 def _verdict(field: _Field, row: int, probes: list[int]) -> Verdict:

@@ -48,8 +48,7 @@ class Cost:
 
     mean: Array
     std: Array
-    low: Array  # 5 % and 95 %
-    high: Array
+    low: Array  # 5 %
     gain: Array  # E[max(0, (1 - TIE) J(anchor) - J)]
 
 
@@ -110,7 +109,6 @@ def cost_of(
         mean=cost.mean(axis=0),
         std=cost.std(axis=0),
         low=np.quantile(cost, 0.05, axis=0),
-        high=np.quantile(cost, 0.95, axis=0),
         gain=np.maximum((1.0 - TIE) * cost[:, [anchor]] - cost, 0.0).mean(axis=0),
     )
 
