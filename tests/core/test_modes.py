@@ -346,6 +346,23 @@ def test_the_benefit_is_measured_against_the_baseline_and_told():
     assert bench.controller.benefit.count == 1
 
 
+def test_from_a_comparison_that_does_not_match_it_goes_back_though_the_load_has_fallen():
+    rule = replace(policy().explore, holdout_every_s=2400.0)
+    knob = replace(policy().knobs[0], slew_per_move=1, dwell_s=50.0)
+    bench = Bench(policy(explore=rule, knobs=(knob,)), workers=6)
+    bench.answer(bench.warm(), 4)
+    while bench.decisions[-1].phase is not Phase.CONVERGED:
+        bench.answer(bench.until(lambda d: d.fit_request is not None), 4)
+    bench.until(lambda d: d.action is Action.COMPARE and bench.workers == 6, most=600)
+    began = bench.index
+    for i in range(200):
+        bench.tick(seen=readings(rps=20.0, seed=i))
+    moves = [d for d in bench.decisions[began:] if d.moves]
+    assert [(d.action, d.reason) for d in moves] == [(Action.TRACK, Reason.HOLDOUT)] * 2
+    assert dict(moves[1].evidence)["no_shrink_s"] > 1000.0
+    assert bench.workers == 4
+
+
 def test_a_baseline_that_breaches_is_left_at_once_and_counts():
     bench = converged(explore=replace(policy().explore, holdout_every_s=60.0))
     bench.until(lambda d: d.action is Action.COMPARE, most=200)

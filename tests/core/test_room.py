@@ -164,7 +164,17 @@ def test_knobs_multiply_and_share_the_room():
 def test_what_one_knob_gives_back_is_not_counted_on_while_it_drains():
     before, after = setting(threads=4, workers=4), setting(threads=2, workers=8)
     found, _ = room_allows(ROOMY, TWO, before, after, room_cores=1.0)
-    assert found == setting(threads=2, workers=6)
+    assert found == setting(threads=4, workers=6), "and half of a trade is no trade"
+
+
+def test_a_trade_is_allowed_that_is_known_to_take_no_more():
+    before, after = setting(threads=2, workers=8), setting(threads=4, workers=4)
+    tight = replace(ROOMY, host_memory_used_bytes=6.8e9 - 100e6)
+    assert room_allows(tight, TWO, before, after)[0] == before
+    assert room_allows(tight, TWO, before, after, held_bytes=450e6)[0] == after
+    assert room_allows(tight, TWO, before, after, held_bytes=480e6)[0] == before
+    full = replace(ROOMY, host_memory_used_bytes=7.9e9)
+    assert room_allows(full, TWO, before, after, held_bytes=390e6)[0] == after
 
 
 def test_a_growth_needs_what_it_is_forecast_to_take_and_a_shrink_nothing():

@@ -99,6 +99,23 @@ def test_evidence_is_bounded_and_the_last_safe_setting_did_not_breach_since(obse
         assert not newest.breached
 
 
+@given(st.lists(OBSERVED, max_size=150), st.integers(0, 40))
+def test_the_next_safe_setting_is_larger_held_the_load_and_none_that_did_is_nearer(observed, here):
+    store = EvidenceStore()
+    for one in observed:
+        store.add(one)
+    kept = [item.observation for item in store.items]
+    newest = {o.setting["workers"]: o for o in kept}
+    held = {w for w, o in newest.items() if not o.breached and o.context.load_rps >= 50.0}
+    found = store.next_safe(50.0, setting(workers=here))
+    if found is None:
+        assert not [w for w in held if w > here]
+        return
+    assert found["workers"] > here
+    assert not newest[found["workers"]].breached
+    assert found["workers"] <= min((w for w in held if w > here), default=math.inf)
+
+
 @given(st.sampled_from(list(TRANSITIONS)))
 def test_every_phase_can_be_left(pair):
     phase = TRANSITIONS[pair]

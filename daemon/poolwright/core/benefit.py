@@ -27,6 +27,7 @@ _TRIM = 0.2  # of each end
 _Z = 1.959963984540054  # the normal quantile of 0.975
 _FIRST = 1 / 8  # of the policy's interval
 _UNPROVEN = 1 / 4
+_VAIN_MOST = 3  # doublings
 _PROVEN = 4.0
 _GOLDEN = 0.6180339887498949
 
@@ -243,16 +244,18 @@ def useless(benefit: Benefit | None, epsilon: float) -> bool:
     )
 
 
-def due(since_last_s: float, every_s: float, holdouts: Sequence[Holdout]) -> bool:
+def due(since_last_s: float, every_s: float, holdouts: Sequence[Holdout], vain: int = 0) -> bool:
     """Whether it is time for a comparison, `since_last_s` after the last one ended.
 
     The first comes after an eighth of `every_s`; while the interval is missing or spans 0, one
     comes every quarter; when a gain is shown, every fourth. Otherwise `every_s`. Each wait is
     stretched by 0.75 to 1.25, by the golden ratio's sequence, so that comparisons do not always
-    meet the same hour's traffic or cron job. `every_s` 0: never.
+    meet the same hour's traffic or cron job. After `vain` in a row that did not count (the load was
+    not the same on both sides) the wait is as many times doubled. `every_s` 0: never.
     """
     if every_s <= 0.0:
         return False
+    every_s *= 2.0 ** min(vain, _VAIN_MOST)
     found = benefit_of(holdouts)
     if found is None:
         return since_last_s >= _FIRST * every_s

@@ -238,6 +238,8 @@ class Controller:
         wrong = violations(target, state.policy)
         assert not wrong or set(wrong) <= set(violations(current, state.policy)), wrong
         state.previous, state.commanded = current, target
+        if intent.reason is not Reason.HOLDOUT:
+            state.going_back = None
         tried = intent.action in (Action.PROBE, Action.DITHER)
         compared = state.trial is not None and target != state.trial.tuned
         state.relieved = intent.reason is Reason.RELIEF
@@ -267,6 +269,7 @@ class Controller:
             current,
             fitted.setting,
             held_before=intent.urgent,
+            held_bytes=learning.memory_bytes(state, fitted.setting),
             room_bytes=tick.room_bytes,
             room_cores=tick.room_cores,
         )

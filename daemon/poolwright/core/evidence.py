@@ -5,6 +5,7 @@ another setting has several: the edge of the safe set must not be forgotten.
 """
 
 import hashlib
+import math
 from collections.abc import Iterable
 
 from poolwright.core.model import Evidence, Observation, Setting
@@ -63,6 +64,12 @@ class EvidenceStore:
                 return not item.observation.breached
         return None
 
+    def memory_bytes(self, setting: Setting) -> float | None:
+        """What the pool took when `setting` was last observed; None: never seen."""
+        seen = (e.observation for e in reversed(self._items) if e.observation.setting == setting)
+        known = (observation.response("memory_bytes") for observation in seen)
+        return next((estimate.mean for estimate in known if estimate is not None), None)
+
     def last_safe(self, load_rps: float | None, bounds: Iterable[Setting] = ()) -> Setting | None:
         """The setting to fall back to at this load; None when none was ever seen to be safe.
 
@@ -83,6 +90,25 @@ class EvidenceStore:
             if best is None or held > best[0]:
                 best = (held, seen.setting)
         return None if best is None else best[1]
+
+    def next_safe(self, load_rps: float | None, above: Setting) -> Setting | None:
+        """The nearest setting that is no smaller than `above` in any knob, and held this load.
+
+        What held it without a breach since is enough: a larger one costs for as long as it takes
+        to come down from it again. None: there is none.
+        """
+        nearest: tuple[int, Setting] | None = None
+        for i, item in reversed(list(enumerate(self._items))):
+            seen = item.observation
+            held = seen.context.load_rps
+            if seen.breached or held is None or held < _LOAD_SLACK * (load_rps or math.inf):
+                continue
+            more = [seen.setting[name] - level for name, level in above.levels]
+            if min(more) < 0 or not any(more) or self._breached_since(i, seen.setting):
+                continue
+            if nearest is None or sum(more) < nearest[0]:
+                nearest = sum(more), seen.setting
+        return None if nearest is None else nearest[1]
 
     def _breached_since(self, index: int, setting: Setting) -> bool:
         newer = [e.observation for e in self._items[index + 1 :]]

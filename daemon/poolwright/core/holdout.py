@@ -31,6 +31,8 @@ def benefit(state: State) -> Benefit | None:
 
 def follow(state: State, tick: Tick, *, calm: bool) -> Intent | None:
     """The next step of a comparison, or the first one when it is time; None: no business here."""
+    if state.going_back is not None:
+        return _back(state, state.going_back)
     trial = state.trial
     away = trial is not None and trial.wants != state.commanded == trial.tuned
     if trial is not None and (
@@ -49,6 +51,20 @@ def follow(state: State, tick: Tick, *, calm: bool) -> Intent | None:
     if wanted == state.commanded:
         return Intent(action=Action.HOLD, reason=Reason.HOLDOUT)
     return Intent(action=Action.COMPARE, reason=Reason.HOLDOUT, wanted=wanted)
+
+
+def _back(state: State, tuned: Setting) -> Intent | None:
+    """On the way from the baseline, unless what was tuned has become doubtful meanwhile.
+
+    A fall of the load holds this up no more than it would have moved the tuned setting itself.
+    """
+    doubtful = state.no_shrink_windows or state.queued or tuned in state.tabu
+    if doubtful or tuned == state.commanded or violations(tuned, state.policy):
+        state.going_back = None
+        return None
+    return Intent(
+        action=Action.TRACK, reason=Reason.HOLDOUT, wanted=tuned, detail="back from the baseline"
+    )
 
 
 def take(state: State, seen: Observation) -> None:
@@ -80,11 +96,12 @@ def breached(state: State) -> Setting | None:
 
 
 def _finish(state: State, trial: Trial, closed_tick: int) -> None:
-    state.trial = None
+    state.end_trial(trial)
     state.probing = False
     state.since_holdout_s = 0.0
     found = trial.result(closed_tick)
     if found is None:
+        state.vain_holdouts += 1
         state.events.append("the comparison with the baseline did not match; it does not count")
         return
     _record(state, found)
@@ -92,6 +109,7 @@ def _finish(state: State, trial: Trial, closed_tick: int) -> None:
 
 def _record(state: State, found: Holdout) -> None:
     state.finished = found
+    state.vain_holdouts = 0
     state.holdouts = (*state.holdouts, found)[-_KEPT_MOST:]
     worth = benefit(state)
     how = "at least " if found.breached else ""
@@ -111,7 +129,9 @@ def _may_begin(state: State, tick: Tick) -> bool:
         and state.plan is not None
         and state.baseline not in (None, state.commanded)
     )
-    if not ready or not due(state.since_holdout_s, rule.holdout_every_s, state.holdouts):
+    if not ready or not due(
+        state.since_holdout_s, rule.holdout_every_s, state.holdouts, state.vain_holdouts
+    ):
         return False
     return _may(state, tick)
 

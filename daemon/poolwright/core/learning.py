@@ -25,6 +25,7 @@ _WAIT_MOST_S = 30.0  # then go on with the plan that is there
 _DRAIN_MOST_S = 30.0  # for the queue that the last setting left behind
 _DRIFT_DISCOUNT = 1 / 16
 _DRIFT_KEEPS = 5
+_DOUBTS = 3.0  # standard deviations that a prediction of memory is taken for too low
 _HYSTERESIS = 0.015  # of the objective; less is not worth a move
 _SAME_LOAD = 0.10
 _EXCUSED = 2  # shrink penalty
@@ -344,6 +345,14 @@ def _worth_moving(state: State, plan: Plan, wanted: Setting) -> bool:
     if here.verdict not in (Verdict.RECOMMENDED, Verdict.WORSE, Verdict.PROBE):
         return True  # it is not safe to stay
     return here.objective.mean > (1.0 + _HYSTERESIS) * there.objective.mean
+
+
+def memory_bytes(state: State, setting: Setting) -> float | None:
+    """What the pool took at `setting`, else the most that the plan expects; None: not known."""
+    seen = state.evidence.memory_bytes(setting)
+    candidate = candidate_at(state.plan, setting) if seen is None else None
+    expected = dict(candidate.predictions).get("memory_bytes") if candidate is not None else None
+    return seen if expected is None else expected.mean + _DOUBTS * expected.std
 
 
 def candidate_at(plan: Plan | None, setting: Setting | None) -> Candidate | None:

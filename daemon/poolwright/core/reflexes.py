@@ -264,6 +264,7 @@ def breach(state: State, verdict: Verdict, sample: Sample) -> Intent | None:
         return None
     if verdict.slow_dependency:
         return hold(Reason.SLOW_DEPENDENCY)
+    safe = state.evidence.next_safe(load, state.commanded) or safe
     if safe is not None and _larger(safe, state.commanded) and not state.guard.cpu_busy:
         state.advance(Event.BREACH, reason)
         state.cooldown_s = state.policy.guard.cooldown_s

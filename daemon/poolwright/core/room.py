@@ -37,6 +37,7 @@ def room_allows(
     wanted: Setting,
     *,
     held_before: bool = False,
+    held_bytes: float | None = None,
     room_bytes: float | None = None,
     room_cores: float | None = None,
 ) -> tuple[Setting, tuple[Clamp, ...]]:
@@ -44,16 +45,32 @@ def room_allows(
 
     `room_bytes` and `room_cores` are what is left of what all pools share; None: no such budget.
     Where a number that a limit needs is unknown nothing grows, but to a setting `held_before`.
+    `held_bytes` is what the pool was measured, or is predicted, to take at `wanted`: where one knob
+    grows as another shrinks, that says more than a mean per level. Where such a growth is cut,
+    nothing shrinks: half of a trade is neither what was held nor what was asked for.
     """
     clamps: list[Clamp] = []
     allowed = wanted
+    trade = any(wanted[name] < level for name, level in applied.levels)
     known = all(level > 0 for _, level in applied.levels)  # else there is no mean per worker
     for stock in _stocks(sample, policy, room_bytes, room_cores):
+        if stock.kind is ClampKind.MEMORY and trade and _fits(sample, held_bytes, stock.room):
+            continue
         if known and stock.own is not None and stock.room is not None:
             allowed = _share_out(stock, policy, applied, allowed, clamps)
         elif not held_before:
             allowed = _no_growth(stock.kind, applied, allowed, clamps)
+    if trade and clamps:
+        for name, level in applied.levels:
+            allowed = allowed.replace(name, max(level, allowed[name]))
     return allowed, tuple(clamps)
+
+
+def _fits(sample: Sample, held_bytes: float | None, room: float | None) -> bool:
+    """Whether there is room for what is known to be taken."""
+    if held_bytes is None or room is None or not sample.memory_bytes:
+        return False
+    return _WARM * (held_bytes - sample.memory_bytes) <= max(room, 0.0)
 
 
 def needs(sample: Sample, applied: Setting, wanted: Setting) -> tuple[float, float]:

@@ -29,7 +29,7 @@ from poolwright.core.schedule import Schedule
 from poolwright.core.window import Window
 
 TRUST_START = 0.5  # octaves round the incumbent that may be tried
-TRUST_MOST = 1.5
+TRUST_MOST = 0.8
 TRUST_LEAST = 0.2
 TRUST_AFTER_DRIFT = 0.4
 
@@ -129,6 +129,8 @@ class State:
     trial: Trial | None = None
     holdouts: tuple[Holdout, ...] = ()
     since_holdout_s: float = 0.0
+    vain_holdouts: int = 0  # in a row
+    going_back: Setting | None = None  # from the baseline
     finished: Holdout | None = None  # in this tick
     events: list[str] = field(default_factory=list)  # of this tick
 
@@ -153,10 +155,16 @@ class State:
     def stop_comparing(self) -> None:
         """What was measured on one side only says nothing."""
         if self.trial is not None:
-            self.trial = None
+            self.end_trial(self.trial)
             self.probing = False
+            self.vain_holdouts += 1
             self.since_holdout_s = 0.0  # not again at once: the baseline must not be tried for ever
             self.events.append("the comparison with the baseline was broken off")
+
+    def end_trial(self, trial: Trial) -> None:
+        """A comparison is over; from the baseline there is a way back to what it was made of."""
+        self.trial = None
+        self.going_back = trial.tuned if self.commanded != trial.tuned else None
 
     @property
     def in_command(self) -> bool:

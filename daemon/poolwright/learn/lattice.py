@@ -104,12 +104,11 @@ def level_array(settings: list[Setting], knobs: tuple[str, ...]) -> Array:
 
 
 def in_trust_region(axes: Axes, levels: Array, octaves: float) -> Mask:
-    """Within `octaves` of the first row in every knob, or within one step of it."""
+    """Within `octaves` of the first row, all knobs together; one step of a knob counts nothing."""
     steps = np.array([knob.step for knob in axes.knobs], dtype=np.float64)
     places = axes.places(levels)
-    near = np.abs(places - places[0]) <= octaves + 1e-9
-    near |= np.abs(levels - levels[0]) <= steps
-    return np.asarray(near.all(axis=1), dtype=np.bool_)
+    away = np.where(np.abs(levels - levels[0]) <= steps, 0.0, np.abs(places - places[0]))
+    return np.asarray(np.hypot.reduce(away, axis=1) <= octaves + 1e-9, dtype=np.bool_)
 
 
 def rows_of(settings: list[Setting], some: tuple[Setting, ...]) -> Mask:
