@@ -61,7 +61,7 @@ def add(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the account. PlantFault when the journal cannot be read or has no such decision."""
-    path = args.journal if args.config is None else _configured(args.config)
+    path = args.journal if args.config is None else configured(args.config)
     with JournalReader(path) as reader, reader.one_moment():
         row = _row(reader, args)
         story = tell(reader, row)
@@ -164,7 +164,8 @@ def _setting(written: str, policy: Policy) -> Setting:
     return found
 
 
-def _configured(path: Path) -> Path:
+def configured(path: Path) -> Path:
+    """The journal of a configuration."""
     from poolwright.policy.config import load_config  # noqa: PLC0415 only here is YAML needed
 
     return Path(load_config(path).journal)

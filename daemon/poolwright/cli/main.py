@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "schema": ("poolwright.cli.schema", "print the JSON Schema of configurations or policies"),
     "status": ("poolwright.cli.status", "show what the daemon sees and does"),
     "explain": ("poolwright.cli.explain", "tell why a decision was made"),
+    "pareto": ("poolwright.cli.pareto", "show what every setting would give, and cost"),
     "journal": ("poolwright.cli.journal", "list, show, export or verify what happened"),
     "replay": ("poolwright.cli.replay", "decide again from a journal, and compare"),
     "simulate": ("poolwright.cli.simulate", "play a scenario against a simulated service"),

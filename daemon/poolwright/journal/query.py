@@ -14,6 +14,7 @@ from poolwright.core.model import Decision, Plan, Resume
 from poolwright.core.policy import Policy
 from poolwright.journal import record, schema
 from poolwright.journal.record import Step
+from poolwright.journal.resume import last_resume
 
 _DECISION = (
     "SELECT id, run, pool, tick, wall_ns, phase, action, reason, setting, moves, observed,"
@@ -177,6 +178,19 @@ class JournalReader:
         row = self._rows("SELECT policy, resume FROM runs WHERE id = ?", run)[0]
         found = None if row["resume"] is None else record.unsqueeze(row["resume"], Resume)
         return record.unsqueeze(row["policy"], Policy), found
+
+    def known_of(self, pool: str) -> Resume | None:
+        """What a new run of `pool` would start from; None: the journal does not know it."""
+        try:
+            return last_resume(self._db, pool)
+        except sqlite3.Error as error:
+            raise PlantFault(f"{self.path}: cannot be read: {error}") from error
+
+    def last_step(self, run: int) -> Step | None:
+        """The newest tick that is kept of a run, with its decision."""
+        headers = self.headers(run)
+        steps = self.steps(run, headers[-1].last_tick) if headers else iter(())
+        return next(steps, None)
 
     def start_bytes(self, run: int) -> tuple[bytes, bytes | None]:
         """What `start_of` reads, undecoded."""
