@@ -1,4 +1,4 @@
-"""`poolwright pareto` on a real journal file."""
+"""`poolwright pareto` and `poolwright prior` on a real journal file."""
 
 import json
 import shutil
@@ -62,3 +62,17 @@ def test_what_is_not_there_is_said(capsys, journal, tmp_path):
     with pytest.raises(SystemExit) as refused:
         main(["pareto", "api", "--times", "0"])
     assert refused.value.code == 2
+
+
+def test_what_was_learned_is_written_for_another_host(capsys, journal, tmp_path):
+    out = tmp_path / "prior.json"
+    assert main(["prior", "api", "--journal", str(journal), "--out", str(out)]) == 0
+    assert "windows of api" in capsys.readouterr().err
+    assert json.loads(out.read_text())["knobs"] == ["workers"]
+    assert main(["prior", "api", "--journal", str(journal)]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(out.read_text())
+    assert main(["prior", "nope", "--journal", str(journal)]) == EXIT_PLANT
+    assert "no pool 'nope' (pools: api, web)" in capsys.readouterr().err
+    lost = ["prior", "api", "--journal", str(journal), "--out", str(tmp_path / "no" / "x.json")]
+    assert main(lost) == EXIT_PLANT
+    assert "x.json: cannot be written" in capsys.readouterr().err

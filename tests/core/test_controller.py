@@ -414,3 +414,28 @@ def test_a_service_that_cannot_be_read_is_left_alone():
     assert decision.reason is Reason.READ_BACK_FAILED
     assert decision.detail == "pidfile gone"
     assert not bench.tick().moves
+
+
+def test_a_prior_goes_to_the_learner_until_enough_was_seen_here_and_makes_nothing_safe():
+    bench = Bench()
+    bench.answer(bench.warm(), 4)
+    prior = bench.controller.resume().evidence
+    there = tuple(
+        replace(e, observation=replace(e.observation, setting=setting(workers=12))) for e in prior
+    )
+    helped = Bench(resume=Resume(prior=there))
+    asked = helped.warm()
+    assert asked.fit_request.prior == there
+    assert not [e for e in asked.fit_request.evidence if e in there]
+    kept = helped.controller.resume()
+    assert kept.prior == there
+    assert kept.last_safe == setting(workers=4)
+    for _ in range(60):
+        helped.answer(asked, 4)
+        if helped.decisions[-1].phase is Phase.CONVERGED:
+            break
+        asked = helped.until(lambda d: d.fit_request is not None)
+    helped.run(1500)
+    later = [d.fit_request for d in helped.decisions if d.fit_request is not None][-1]
+    assert len(later.evidence) >= 48
+    assert later.prior == ()

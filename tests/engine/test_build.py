@@ -1,10 +1,20 @@
 """Where configuration, policies and adapters meet: what is refused before anything is started."""
 
+import sys
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+
+import snapshots as make
+
 from poolwright.core.errors import PlantFault, PolicyError
-from poolwright.core.policy import GuardRule, Mode
+from poolwright.core.model import Evidence
+from poolwright.core.policy import GuardRule, Knob, Mode
 from poolwright.engine.build import build_parts, build_policies, unheeded, unsatisfied
+from poolwright.journal.prior import encode_prior
 from poolwright.policy.config import load_config
 from poolwright.policy.load import find_policy, load_policy
 
@@ -138,6 +148,18 @@ def test_parts_are_built_of_what_is_right(build):
     assert part.name == "web"
     assert part.actuator.knobs == ("workers",)
     assert len(part.sensors) == 4
+
+
+def test_a_prior_is_read_and_one_of_other_knobs_refused(build, tmp_path):
+    there = (Evidence(observation=make.observation(4, 0.19)),)
+    (tmp_path / "prior.json").write_bytes(encode_prior("web", make.POLICY, there))
+    line = "    prior: prior.json\n"
+    (parts,) = build_parts(build([("web", "mine")], sensors=ALL + line, mine=POLICY))
+    assert parts.prior == there
+    odd = replace(make.POLICY, knobs=(Knob(name="threads", lower=1, upper=8),))
+    (tmp_path / "prior.json").write_bytes(encode_prior("web", odd, ()))
+    with pytest.raises(PolicyError, match=r"prior\.json: learned of the knobs threads"):
+        build_parts(build([("web", "mine")], sensors=ALL + line, mine=POLICY))
 
 
 def test_knobs_that_the_actuator_does_not_move(build):

@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("poolwright.cli.status", "show what the daemon sees and does"),
     "explain": ("poolwright.cli.explain", "tell why a decision was made"),
     "pareto": ("poolwright.cli.pareto", "show what every setting would give, and cost"),
+    "prior": ("poolwright.cli.prior", "write what was learned of a pool, for another host"),
     "journal": ("poolwright.cli.journal", "list, show, export or verify what happened"),
     "replay": ("poolwright.cli.replay", "decide again from a journal, and compare"),
     "simulate": ("poolwright.cli.simulate", "play a scenario against a simulated service"),

@@ -82,6 +82,7 @@ class Controller:
             baseline=state.baseline,
             last_safe=state.last_safe,
             evidence=state.evidence.items,
+            prior=state.prior,
             plan=state.plan,
             kept=state.to_keep(),
             budget=state.budget.left,

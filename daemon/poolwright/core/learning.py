@@ -25,6 +25,7 @@ _WAIT_MOST_S = 30.0  # then go on with the plan that is there
 _DRAIN_MOST_S = 30.0  # for the queue that the last setting left behind
 _DRIFT_DISCOUNT = 1 / 16
 _DRIFT_KEEPS = 5
+_OWN_ENOUGH = 48  # windows: by then what another host showed adds nothing
 _DOUBTS = 3.0  # standard deviations that a prediction of memory is taken for too low
 _HYSTERESIS = 0.015  # of the objective; less is not worth a move
 _SAME_LOAD = 0.10
@@ -126,6 +127,7 @@ def request(state: State, tick: Tick, sample: Sample) -> FitRequest | None:
         tick=tick.index,
         policy=state.policy,
         evidence=state.evidence.items,
+        prior=state.prior if len(state.evidence) < _OWN_ENOUGH else (),
         context=Context(
             load_rps=state.schedule.load_rps,
             foreign_cpu_ratio=newest.context.foreign_cpu_ratio,

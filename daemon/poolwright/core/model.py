@@ -247,6 +247,7 @@ class FitRequest:
     tick: int
     policy: Policy
     evidence: tuple[Evidence, ...]  # oldest first
+    prior: tuple[Evidence, ...] = ()  # of another host or a staging run: believed as far as it fits
     context: Context  # present load and foreign CPU
     incumbent: Setting
     trust_octaves: float  # radius of the trust region round the incumbent, in doublings
@@ -391,6 +392,7 @@ class Resume:
     baseline: Setting | None = None
     last_safe: Setting | None = None
     evidence: tuple[Evidence, ...] = ()
+    prior: tuple[Evidence, ...] = ()  # of another host, never a reason to call a setting safe
     plan: Plan | None = None
     notes: tuple[str, ...] = ()  # in words: what recovery found
     kept: Kept = Kept()

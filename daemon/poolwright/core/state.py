@@ -13,6 +13,7 @@ from poolwright.core.guard import Guard
 from poolwright.core.model import (
     Action,
     Advice,
+    Evidence,
     Holdout,
     Kept,
     Observation,
@@ -79,6 +80,7 @@ class State:
     burn: ErrorBudget
     fall: Fall
     evidence: EvidenceStore
+    prior: tuple[Evidence, ...]  # of another host; only the learner sees it
     phase: Phase = Phase.WARMUP
     phase_why: str = ""
     commanded: Setting | None = None
@@ -242,6 +244,7 @@ def new_state(policy: Policy, resume: Resume) -> State:
         burn=ErrorBudget(policy),
         fall=Fall(policy.guard),
         evidence=EvidenceStore(resume.evidence),
+        prior=resume.prior,
         baseline=resume.baseline,
         last_safe=resume.last_safe,
         plan=resume.plan,

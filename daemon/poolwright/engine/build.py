@@ -3,12 +3,14 @@
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from poolwright.actuators import ACTUATORS
 from poolwright.core.errors import PolicyError
-from poolwright.core.model import Reading, Status
+from poolwright.core.model import Evidence, Reading, Status
 from poolwright.core.policy import Mode, Policy
+from poolwright.journal.prior import read_prior
 from poolwright.policy.config import AdapterConfig, DaemonConfig, bind_options, unknown_kind
 from poolwright.policy.library import Library
 from poolwright.policy.load import unseen
@@ -33,6 +35,7 @@ class Parts:
     policy: Policy
     sensors: tuple[Sensor, ...]
     actuator: Actuator
+    prior: tuple[Evidence, ...] = ()
 
 
 def build_sensor(adapter: AdapterConfig, pool: str) -> Sensor:
@@ -91,10 +94,12 @@ def build_parts(config: DaemonConfig) -> tuple[Parts, ...]:
             actuator = build_actuator(pool.actuator, pool.name)
             policy = policies[pool.name]
             problems.extend(unsatisfied(pool.name, policy, sensors, actuator))
+            prior = () if pool.prior is None else read_prior(Path(pool.prior), policy)
         except PolicyError as error:
             problems.append(str(error))
             continue
-        parts.append(Parts(name=pool.name, policy=policy, sensors=sensors, actuator=actuator))
+        made = Parts(name=pool.name, policy=policy, sensors=sensors, actuator=actuator, prior=prior)
+        parts.append(made)
     if problems:
         raise PolicyError("\n".join(problems))
     return tuple(parts)

@@ -11,6 +11,7 @@ import logging
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -135,7 +136,8 @@ class Daemon:
                 await sensor.start()
             before = policies.get(parts.name)
             resume = await recover(parts.name, parts.actuator, journal, self._clock)
-            pool.open_run(carried(resume, before, parts.policy))
+            resume = replace(carried(resume, before, parts.policy), prior=parts.prior)
+            pool.open_run(resume)
             if before is not None and not same(before, parts.policy):
                 tell_change(pool, before)
             self._pools[parts.name] = pool

@@ -96,7 +96,7 @@ def carried(resume: Resume, old: Policy | None, new: Policy) -> Resume:
     if {knob.name for knob in old.knobs} != {knob.name for knob in new.knobs}:
         # Nothing that was measured, pinned or held is a point of the new lattice.
         kept = replace(_unproven(resume.kept), pin=None, pin_until_wall_ns=None, pin_why="")
-        return replace(resume, baseline=None, last_safe=None, evidence=(), kept=kept)
+        return replace(resume, baseline=None, last_safe=None, evidence=(), prior=(), kept=kept)
     return replace(resume, baseline=_baseline(resume.baseline, old, new))
 
 

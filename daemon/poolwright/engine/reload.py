@@ -145,6 +145,8 @@ def restart_needed(old: DaemonConfig, new: DaemonConfig) -> list[str]:
             found.append(f"the actuator of pool {name} has changed")
         elif _adapters(pool.sensors) != _adapters(after[name].sensors):
             found.append(f"the sensors of pool {name} have changed")
+        elif pool.prior != after[name].prior:
+            found.append(f"the prior of pool {name} has changed")
     return found
 
 

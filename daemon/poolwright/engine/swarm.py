@@ -24,6 +24,7 @@ from poolwright.core.model import (
     Phase,
     Plan,
     PlanBin,
+    Reason,
     Setting,
     Tick,
     Verdict,
@@ -125,7 +126,8 @@ class _Watch:
         """Whether the last minute was calm: converged, if not to its end, and no to and fro.
 
         Or nothing was moved, because nothing may be, or because a limit stands in the way of what
-        would help: a retry storm at the largest pool that fits into memory does not converge.
+        would help: a retry storm at the largest pool that fits into memory does not converge, nor
+        one that takes all of the CPU.
         """
         if not self._late:
             return False
@@ -133,7 +135,8 @@ class _Watch:
         still = not any(d.moves for d, _ in self._late)
         if moment.policy.mode is not Mode.AUTO:
             return still
-        if still and any(d.clamps for d, _ in self._late):
+        limited = any(d.clamps or Reason.CPU_BREACH in d.guard_trips for d, _ in self._late)
+        if still and limited:
             return True
         visits = Counter(d.setting for d, _ in self._late if d.moves and d.action not in TRIED)
         return (

@@ -84,7 +84,7 @@ def _field(
     tabu = rows_of(settings, request.tabu)
     allowed = near & ~tabu & risk.memory_ok & _bearable(risk)
     means = {name: posteriors[name].mean for name in goal.costly}
-    been = {tuple(row) for row in table.points.levels}
+    been = {tuple(row) for row in table.points.levels[table.own]}
     visited = np.array([tuple(row) in been for row in levels]) & allowed
     rough = np.where(visited, objective(goal, surrogate, means, points.load), np.inf)
     anchor = int(np.argmin(rough)) if visited.any() else 0

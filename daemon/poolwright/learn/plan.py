@@ -7,6 +7,7 @@ from poolwright.learn.decide import choose
 from poolwright.learn.declare import Graph
 from poolwright.learn.judge import goal_of
 from poolwright.learn.points import levels_of, present, tabulate
+from poolwright.learn.prior import weighed
 from poolwright.learn.schedule import held, make_schedule
 from poolwright.learn.surrogate import beliefs, build, calibration
 
@@ -19,6 +20,7 @@ def make_plan(request: FitRequest, graph: Graph | None = None) -> Plan:
     nothing can be learned: no usable evidence, a setting of other knobs, an objective of which
     nothing was ever seen, or an installed model that cannot be loaded.
     """
+    request = weighed(request, graph)
     table = tabulate(request)
     surrogate = build(table, request.policy, graph)
     goal = goal_of(request, table, surrogate)

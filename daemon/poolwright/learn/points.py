@@ -92,6 +92,7 @@ class Table:
     mean: dict[str, Array]
     std: dict[str, Array]
     load_floor: float
+    own: Mask  # seen here; the others are a prior's
 
     @property
     def knobs(self) -> tuple[str, ...]:
@@ -165,19 +166,20 @@ def _overload(loads: Array, mean: dict[str, Array], std: dict[str, Array]) -> Ar
 
 
 def tabulate(request: FitRequest) -> Table:
-    """The evidence of `request` as arrays. Raises ValueError when none of it is usable."""
+    """The evidence of `request` as arrays, its prior first. ValueError when none is usable."""
     axes = Axes(knobs=tuple(sorted(request.policy.knobs, key=lambda knob: knob.name)))
+    ordered = [*_in_order(request.prior), *_in_order(request.evidence)]
     kept = [
-        (evidence, load)
-        for evidence in _in_order(request.evidence)
+        (evidence, load, k >= len(request.prior))
+        for k, evidence in enumerate(ordered)
         if evidence.weight > 0.0
         and evidence.observation.responses
         and (load := _load_of(evidence)) is not None
     ]
     if not kept:
         raise ValueError("no usable evidence: no window with a weight, a load and a response")
-    observations = [evidence.observation for evidence, _ in kept]
-    loads = np.array([load for _, load in kept], dtype=np.float64)
+    observations = [evidence.observation for evidence, _, _ in kept]
+    loads = np.array([load for _, load, _ in kept], dtype=np.float64)
     floor = max(_LOAD_FLOOR * float(loads.max()), 1e-3)
     levels = np.array([levels_of(o.setting, axes.names) for o in observations])
     points = Points(
@@ -198,13 +200,14 @@ def tabulate(request: FitRequest) -> Table:
     return Table(
         axes=axes,
         points=points,
-        weight=np.array([evidence.weight for evidence, _ in kept]),
+        weight=np.array([evidence.weight for evidence, _, _ in kept]),
         idle=np.array([o.app_limited for o in observations]) & ~(busy >= 0.5),
         breached=np.array([o.breached for o in observations]),
         overload=_overload(loads, mean, std),
         mean=mean,
         std=std,
         load_floor=floor,
+        own=np.array([own for _, _, own in kept]),
     )
 
 

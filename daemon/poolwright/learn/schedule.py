@@ -45,7 +45,7 @@ def _edges(loads: Array) -> Array:
 def _reach(request: FitRequest, table: Table) -> _Reach:
     """Visited settings, and lattice settings near them, at most `_MOST_SETTINGS`."""
     here = level_array([request.incumbent], table.knobs)
-    visited = np.unique(np.vstack([table.points.levels, here]), axis=0)
+    visited = np.unique(np.vstack([table.points.levels[table.own], here]), axis=0)
     span = float(np.abs(table.axes.places(visited) - table.axes.places(here)).max())
     every = lattice(request.policy, table.axes, request.incumbent, span + _REACH)
     known = {setting.levels for setting in every}

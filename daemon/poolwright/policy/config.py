@@ -70,6 +70,10 @@ class PoolConfig:
     )
     actuator: AdapterConfig = field(metadata=_doc("what moves the pool"))
     sensors: tuple[AdapterConfig, ...] = field(metadata=_doc("what sees the pool", nonempty=True))
+    prior: PathText | None = field(
+        default=None,
+        metadata=_doc("what another host has learned, as `poolwright prior` has written it"),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
