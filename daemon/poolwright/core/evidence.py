@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from poolwright.core.model import Evidence, Observation, Setting
 
 CAPACITY = 96
+_HEADROOM = 1.2  # and this is more than enough
 _LOAD_SLACK = 0.9  # a setting that held 90 % of this load counts as having held it
 _SAFE_WITHIN = 12  # the newest observations of a setting that must be free of breaches
 
@@ -92,16 +93,17 @@ class EvidenceStore:
         return None if best is None else best[1]
 
     def next_safe(self, load_rps: float | None, above: Setting) -> Setting | None:
-        """The nearest setting that is no smaller than `above` in any knob, and held this load.
+        """The nearest setting no smaller than `above` in any knob that held this load and a fifth
+        more, without a breach since: what breaches is often a load that goes on rising.
 
-        What held it without a breach since is enough: a larger one costs for as long as it takes
-        to come down from it again. None: there is none.
+        Enough is enough: a larger one costs for as long as it takes to come down from it again.
+        None: there is none.
         """
         nearest: tuple[int, Setting] | None = None
         for i, item in reversed(list(enumerate(self._items))):
             seen = item.observation
             held = seen.context.load_rps
-            if seen.breached or held is None or held < _LOAD_SLACK * (load_rps or math.inf):
+            if seen.breached or held is None or held < _HEADROOM * (load_rps or math.inf):
                 continue
             more = [seen.setting[name] - level for name, level in above.levels]
             if min(more) < 0 or not any(more) or self._breached_since(i, seen.setting):

@@ -132,7 +132,8 @@ def _spent(pool: PoolSnapshot) -> list[str]:
 
 
 def _amount(what: str, left: float) -> str:
-    said = f"{abs(left):.3g}" if what == "probes" else words.seconds(abs(left))
+    probes = what == "probes"
+    said = words.number("probes_left", abs(left)) if probes else words.seconds(abs(left))
     return f"{_BUDGETS[what]} {said}{' owed' if left < 0.0 else ''}"
 
 

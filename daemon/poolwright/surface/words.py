@@ -230,7 +230,7 @@ def pool_troubles(pool: PoolSnapshot) -> list[str]:
 
 
 def _plain(value: float) -> str:
-    return f"{value:.3g}"
+    return f"{value:.0f}" if abs(value) >= 100.0 else f"{value:.3g}"
 
 
 def _bytes(value: float) -> str:
