@@ -10,7 +10,7 @@ SEEDS ?= 1000
 FIRST ?= 0
 TEST_SEEDS ?= 200
 
-.PHONY: demo test check swarm bench docs clean servers
+.PHONY: demo test check swarm bench bench-search bench-boat docs clean servers
 
 .venv/.ready: pyproject.toml
 	@echo "== setting up .venv with poolwright and its tools (about a minute)"
@@ -73,6 +73,11 @@ SEARCH ?= --cells all --methods all --seeds 30
 bench-search: .venv-bench/.ready
 	@.venv-bench/bin/python bench/search/run.py $(SEARCH)
 	@.venv-bench/bin/python bench/search/timing.py
+
+BOAT ?=
+bench-boat: .venv-bench/.ready
+	@.venv-bench/bin/python bench/boat/gc.py $(BOAT)
+	@.venv-bench/bin/python bench/boat/balance.py $(BOAT)
 
 clean:
 	rm -rf .venv .venv-bench out .ruff_cache .mypy_cache .import_linter_cache
