@@ -151,8 +151,8 @@ def _in_order(evidence: tuple[Evidence, ...]) -> list[Evidence]:
 
     Rounding depends on the order of rows, and a plan must not depend on how ties were listed.
     """
-    runs = groupby(evidence, key=lambda item: item.observation.opened_tick)
-    return [item for _, run in runs for item in sorted(run, key=repr)]
+    runs = (list(run) for _, run in groupby(evidence, lambda item: item.observation.opened_tick))
+    return [item for run in runs for item in (run if len(run) == 1 else sorted(run, key=repr))]
 
 
 def _overload(loads: Array, mean: dict[str, Array], std: dict[str, Array]) -> Array:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy.linalg import solve_triangular
 from scipy.special import ndtri
 
 from poolwright.core.model import Estimate
@@ -27,7 +26,7 @@ from poolwright.learn.declare import (
 )
 from poolwright.learn.flow import capacity
 from poolwright.learn.points import Array, Mask, Points, Table
-from poolwright.learn.residual import Fit, Prior, Rows, fit, kernel, linearise
+from poolwright.learn.residual import Fit, Prior, Rows, fit, kernel, linearise, whiten
 from poolwright.learn.responses import primary_latency, shipped
 
 DRAWS = 64
@@ -126,7 +125,7 @@ class Surrogate:
         )
         power = made.amplitude**2
         mine = power * cross[node.used]
-        white = solve_triangular(made.factor, mine, lower=True, check_finite=False)
+        white = whiten(made.factor, mine)
         rest = jacobian - white.T @ made.slope
         carried = rest @ made.cov
         own = power - np.sum(white * white, axis=0) + np.sum(carried * rest, axis=1)
