@@ -262,6 +262,17 @@ def test_leverage_names_what_may_be_best_by_most():
     assert least[0] == pytest.approx(min(least), rel=0.01)  # drawn, and not quite Gaussian
 
 
+def test_before_nothing_is_left_to_try_it_looks_further_and_once():
+    near = windows([6, 7, 8] * 8)
+    plan = make_plan(request(near, setting(workers=7), trust_octaves=0.8))
+    first = plan.probes[0]
+    assert min(abs(np.log2(first.setting["workers"] / level)) for level in (6, 7, 8)) > 0.3
+    assert first.p_safe >= 0.9
+    assert plan.best_gain_ratio >= request(near, setting(workers=7)).policy.explore.epsilon
+    wide = windows([4, 5, 6, 7, 8, 9, 10, 12] * 4)
+    assert make_plan(request(wide, setting(workers=7), trust_octaves=0.8)).best_gain_ratio < 0.01
+
+
 # --- what it learns
 
 

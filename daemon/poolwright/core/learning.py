@@ -20,7 +20,7 @@ from poolwright.core.sample import Sample
 from poolwright.core.state import TRUST_AFTER_DRIFT, TRUST_MOST, Intent, State
 from poolwright.core.window import Window
 
-_LEVERAGE_EVERY = 5
+_LEVERAGE_EVERY = 3
 _WAIT_MOST_S = 30.0  # then go on with the plan that is there
 _DRAIN_MOST_S = 30.0  # for the queue that the last setting left behind
 _DRIFT_DISCOUNT = 1 / 16

@@ -28,6 +28,8 @@ _LISTED = 128  # candidates in a plan: it is journalled, and read by people
 _EVEN = 0.5  # P(safe)
 _LEAST_GAIN = 0.003  # a probe expected to gain less is not named
 _LEVERAGE_COST = 1.15  # what a probe that teaches may be expected to cost, over the anchor
+_FAR = 0.3  # octaves from what was tried
+_FURTHER_COST = 1.3  # what a look there may be expected to cost, over the anchor
 _HORIZON = 40.0  # windows over which a gain is enjoyed and a probe's cost is spread
 _NAMES = {response: name for name, response in RESPONSE_NAMES.items()}
 
@@ -60,6 +62,7 @@ class _Field:
     anchor: int
     recommended: int
     lost: Array
+    apart: Array  # octaves from the nearest setting that was visited
     predictions: list[Responses]
 
 
@@ -89,6 +92,7 @@ def _field(
     rough = np.where(visited, objective(goal, surrogate, means, points.load), np.inf)
     anchor = int(np.argmin(rough)) if visited.any() else 0
     places = table.axes.places(levels)
+    tried = table.axes.places(np.vstack([table.points.levels[table.own], levels[:1]]))
     return _Field(
         settings=settings,
         levels=levels,
@@ -101,6 +105,7 @@ def _field(
         anchor=anchor,
         recommended=settings.index(wanted),
         lost=_lost_windows(request, table, levels),
+        apart=np.abs(places[:, None, :] - tried[None, :, :]).max(axis=2).min(axis=1),
         predictions=list(surrogate.estimates(posteriors)),
     )
 
@@ -111,7 +116,8 @@ def _bearable(risk: Risk) -> Mask:
     """
     here = float(risk.p_safe[0])
     least = max(_EVEN, 2.0 * here - 1.0) if risk.slo_ok[0] else _EVEN
-    return np.asarray(risk.slo_ok | (risk.p_safe >= min(here, least)))
+    doubtful = (risk.p_safe >= min(here, least)) & (risk.p_safe > 0.0)  # 0: it was never measured
+    return np.asarray(risk.slo_ok | doubtful)
 
 
 def _lost_windows(request: FitRequest, table: Table, levels: Array) -> Array:
@@ -155,7 +161,21 @@ def _probe_rows(request: FitRequest, field: _Field) -> tuple[list[int], Array]:
     widest = _leverage(field, rows) if request.leverage else None
     if widest is not None:
         best = [widest, *(row for row in best if row != widest)][:PROBES]
+    further = None if best else _further(field, rows)
+    if further is not None:
+        worth[further] = max(worth[further], request.policy.explore.epsilon)
+        best = [further]
     return best, worth
+
+
+def _further(field: _Field, rows: NDArray[np.intp]) -> int | None:
+    """Before nothing is left to try: of what is safe and far from all that was tried, and not
+    expected to cost much, what may be the best by most. A smooth model sees no second valley.
+    """
+    cost, here = field.cost, field.cost.mean[field.anchor]
+    cheap = cost.mean[rows] <= _FURTHER_COST * here
+    rows = rows[cheap & field.risk.slo_ok[rows] & (field.apart[rows] > _FAR)]
+    return int(rows[np.argmin(cost.low[rows])]) if len(rows) else None
 
 
 def _remedy(field: _Field, rows: NDArray[np.intp]) -> tuple[int, float] | None:

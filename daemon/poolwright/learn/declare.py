@@ -153,7 +153,7 @@ class Model:
     discount: float = 2.0
     blame: float = 0.0
     scale: Scale = Log()
-    amplitudes: tuple[float, ...] = (0.05, 0.1, 0.2, 0.35)  # of the residual
+    amplitudes: tuple[float, ...] = (0.1, 0.2, 0.35)  # of the residual
     noises: tuple[float, ...] = (0.02, 0.04, 0.07, 0.11, 0.17, 0.26)  # between windows
 
     def priors(self, seen: Seen) -> dict[str, Normal]:
