@@ -19,7 +19,7 @@ SHIPPED = sorted(path.stem for path in shipped_scenarios().glob("*.yaml"))
 PROMISED = {
     "steady", "step", "ramp", "burst", "diurnal", "retry-storm", "slow-dependency", "memory-leak",
     "oom", "gc", "other-hand", "blind", "deploy", "two-pools", "worldcup-day", "aws-day",
-    "azure-hour", "chaos",
+    "azure-hour", "chaos", "own-lock",
 }  # fmt: skip
 
 

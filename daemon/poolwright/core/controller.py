@@ -124,6 +124,7 @@ class Controller:
         state.budget.pass_time(dt_s, probing=probing, slo_s=state.burn.spent_s(sample))
         state.cooldown_s = max(0.0, state.cooldown_s - dt_s)
         state.backoff_s = max(0.0, state.backoff_s - dt_s)
+        state.growth_hold_s = max(0.0, state.growth_hold_s - dt_s)
         state.since_holdout_s += dt_s
         state.still_s += dt_s
         state.asks_probe = False

@@ -84,6 +84,7 @@ def keep(state: State, observation: Observation | None) -> None:
         del state.tabu[old]
     if not observation.breached:
         state.last_safe = observation.setting
+        state.harmful_growths = 0
         if state.probing:
             state.trust_octaves = min(TRUST_MOST, 1.25 * state.trust_octaves)
     holdout.take(state, observation)

@@ -24,6 +24,7 @@ _BLIND_PHASE_S = 3.0
 _TABU_WINDOWS = 25
 _BACKOFF_MOST_S = 300.0
 _SOON_WINDOWS = 3
+_GROWTH_HOLD_S, _GROWTH_HOLD_MOST_S = 60.0, 1800.0
 _HARMED = 0.9  # and one that serves less than this has done harm
 _BROUGHT = 1.03  # a growth by a quarter that serves less than this more was in vain
 _CALM_WINDOWS = 40
@@ -331,7 +332,7 @@ def queueing(state: State, verdict: Verdict, sample: Sample) -> Intent | None:
         return None
     if state.grown is not None and served < _BROUGHT * state.grown[1]:
         return _take_back(state, served, *state.grown)
-    if guard.cpu_busy or Reason.PRESSURE_BREACH in verdict.tripped:
+    if guard.cpu_busy or Reason.PRESSURE_BREACH in verdict.tripped or state.growth_hold_s:
         return None
     wanted = state.commanded
     asked = _asked(state, sample) if len(wanted.levels) == 1 else 0
@@ -352,7 +353,7 @@ def queueing(state: State, verdict: Verdict, sample: Sample) -> Intent | None:
 def _take_back(state: State, served: float, smaller: Setting, before: float) -> Intent | None:
     """A growth that serves clearly less than what it grew from: thrashing. None: not so clear.
 
-    Back to what held this load, where that is smaller; and not at once up again.
+    Back to what held this load, where that is smaller; and up again later, each time twice as late.
     """
     assert state.commanded is not None
     if served >= _HARMED * before or not _larger(state.commanded, smaller):
@@ -362,6 +363,8 @@ def _take_back(state: State, served: float, smaller: Setting, before: float) -> 
     state.tabu[state.commanded] = state.windows + _TABU_WINDOWS
     state.stop_trying()
     state.grown = None
+    state.growth_hold_s = min(_GROWTH_HOLD_MOST_S, _GROWTH_HOLD_S * 2.0**state.harmful_growths)
+    state.harmful_growths += 1
     state.no_shrink_windows = 0
     state.cooldown_s = state.policy.guard.cooldown_s
     state.advance(Event.BREACH, f"{state.commanded} serves less than {smaller} did")

@@ -109,6 +109,8 @@ class State:
     backoff_s: float = 0.0
     grown: tuple[Setting, float] | None = None  # from where, and what it served [rps] there, when
     # it last grew for a queue that is still there
+    harmful_growths: int = 0  # taken back, in a row
+    growth_hold_s: float = 0.0  # for so long it does not grow for a queue
     last_shrank: bool = False  # the last move took something away, which may still drain
     no_shrink_windows: int = 0  # to be measured before anything smaller is taken
     shrink_penalty: int = 1  # doubles when clients queue soon after a shrink
