@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 import pytest
-from ticks import BLIND, Bench, policy, readings
+from ticks import BLIND, Bench, plan, policy, readings
 
 from poolwright.core.model import (
     Action,
     ActuationStatus,
+    ClampKind,
     Command,
     CommandKind,
     Phase,
@@ -439,3 +440,13 @@ def test_a_prior_goes_to_the_learner_until_enough_was_seen_here_and_makes_nothin
     later = [d.fit_request for d in helped.decisions if d.fit_request is not None][-1]
     assert len(later.evidence) >= 48
     assert later.prior == ()
+
+
+def test_a_probe_for_which_there_is_no_room_is_not_asked_for_again_and_again():
+    bench = Bench()
+    tight = readings(memory=400e6, used=6.7e9)
+    asked = bench.warm()
+    bench.tick(seen=tight, plan=plan(asked.fit_request.version, 4, probe=6))
+    assert [(c.kind, c.wanted) for c in bench.decisions[-1].clamps] == [(ClampKind.MEMORY, 6)]
+    asked = bench.until(lambda d: d.fit_request is not None, seen=tight)
+    assert setting(workers=6) in asked.fit_request.tabu

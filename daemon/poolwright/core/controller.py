@@ -13,6 +13,7 @@ from poolwright.core.model import (
     Action,
     Benefit,
     Clamp,
+    ClampKind,
     Decision,
     FitRequest,
     Kept,
@@ -33,6 +34,8 @@ from poolwright.core.state import Intent, State, new_state
 _NO_PROBES = frozenset(
     {Reason.MEMORY_BREACH, Reason.CPU_BREACH, Reason.ERROR_BREACH, Reason.PRESSURE_BREACH}
 )
+_TRIALS = frozenset({Action.PROBE, Action.DITHER})
+_NO_ROOM = frozenset({ClampKind.MEMORY, ClampKind.CPU, ClampKind.CONNECTIONS})
 _WAIT = Intent(action=Action.HOLD, reason=Reason.ACTUATION_FAILED)
 _GAP_CADENCES = 5.0  # without ticks for so long, nothing that was being measured is whole
 
@@ -190,6 +193,8 @@ class Controller:
         target = current
         if intent.wanted is not None and current is not None:
             target, clamps = self._allowed(intent, current, tick, sample)
+            if intent.action in _TRIALS and any(c.kind in _NO_ROOM for c in clamps):
+                state.shun(intent.wanted)
         if target == current:
             operator.give_up(state, clamps)
         may = state.policy.mode is Mode.AUTO or (

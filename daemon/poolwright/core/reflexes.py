@@ -21,7 +21,6 @@ from poolwright.core.state import TRUST_LEAST, Held, Intent, State
 
 _MISMATCH_TICKS = 3  # a crashed worker is back within one
 _BLIND_PHASE_S = 3.0
-_TABU_WINDOWS = 25
 _BACKOFF_MOST_S = 300.0
 _SOON_WINDOWS = 3
 _GROWTH_HOLD_S, _GROWTH_HOLD_MOST_S = 60.0, 1800.0
@@ -295,7 +294,7 @@ def _give_up_probe(state: State) -> None:
     """Remember that the setting breached, and dare less."""
     assert state.commanded is not None
     keep(state, state.window.cut() if state.window is not None else None)
-    state.tabu[state.commanded] = state.windows + _TABU_WINDOWS
+    state.shun(state.commanded)
     state.trust_octaves = max(TRUST_LEAST, 0.6 * state.trust_octaves)
     state.probing = False
     state.cooldown_s = state.policy.guard.cooldown_s
@@ -360,7 +359,7 @@ def _take_back(state: State, served: float, smaller: Setting, before: float) -> 
         return None
     safe = state.evidence.last_safe(state.schedule.load_rps, (state.commanded,))
     wanted = smaller if safe is None or _larger(safe, state.commanded) else safe
-    state.tabu[state.commanded] = state.windows + _TABU_WINDOWS
+    state.shun(state.commanded)
     state.stop_trying()
     state.grown = None
     state.growth_hold_s = min(_GROWTH_HOLD_MOST_S, _GROWTH_HOLD_S * 2.0**state.harmful_growths)

@@ -32,6 +32,7 @@ from poolwright.core.window import Window
 TRUST_START = 0.5  # octaves round the incumbent that may be tried
 TRUST_MOST = 0.8
 TRUST_LEAST = 0.2
+_TABU_WINDOWS = 25
 TRUST_AFTER_DRIFT = 0.4
 
 
@@ -150,6 +151,10 @@ class State:
     def warm(self) -> bool:
         """Whether enough has been observed, in this run or an earlier one, to act."""
         return len(self.evidence) >= self.policy.explore.warmup_windows
+
+    def shun(self, setting: Setting) -> None:
+        """Try it no more for a while: it breached, did harm, or there is no room for it."""
+        self.tabu[setting] = self.windows + _TABU_WINDOWS
 
     def stop_trying(self) -> None:
         """What was tried or compared is over, whatever it showed."""

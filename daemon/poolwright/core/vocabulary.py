@@ -45,7 +45,7 @@ class Verdict(StrEnum):
     UNSAFE_SLO = "unsafe_slo"
     UNSAFE_MEMORY = "unsafe_memory"
     OUTSIDE_TRUST_REGION = "outside_trust_region"
-    TABU = "tabu"  # the guard saw it breach lately
+    TABU = "tabu"  # the guard saw it breach lately, or there was no room for it
 
 
 class Phase(StrEnum):

@@ -238,7 +238,8 @@ class Invariants:
             Reason.SETTLING, Reason.OUT_OF_BOUNDS, Reason.ROLLED_BACK, Reason.CLOCK_GAP,
             Reason.PLANT_RESTARTED, Reason.REASSERT, Reason.APPROVED,
         }  # fmt: skip
-        if not free or pending or decision.reason in excused:
+        going = decision.moves and decision.action is Action.RETREAT  # from a breach, in this tick
+        if not free or pending or going or decision.reason in excused:
             return
         if decision.reason not in (Reason.NO_DATA, Reason.BLIND_TOO_LONG):
             self._fail("blind for too long", tick, decision)

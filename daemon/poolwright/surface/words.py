@@ -49,7 +49,7 @@ VERDICTS: dict[Verdict, str] = {
     Verdict.UNSAFE_SLO: "too likely to breach an objective",
     Verdict.UNSAFE_MEMORY: "too likely to need more memory than there is",
     Verdict.OUTSIDE_TRUST_REGION: "too far from what has been tried",
-    Verdict.TABU: "breached lately, so not tried again yet",
+    Verdict.TABU: "breached lately or found no room, so not tried again yet",
 }
 assert set(VERDICTS) == set(Verdict), "every verdict has a text"
 
