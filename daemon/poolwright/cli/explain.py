@@ -47,21 +47,13 @@ def add(subparsers: Any) -> None:
     parser.add_argument(
         "--why-not", metavar="LEVEL", help="why it was not this level: 8, or workers=8"
     )
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument(
-        "--journal",
-        type=Path,
-        default=DEFAULT_JOURNAL,
-        metavar="PATH",
-        help="(default: %(default)s)",
-    )
-    where.add_argument("--config", type=Path, metavar="FILE", help="use this one's journal")
+    add_journal(parser)
     parser.add_argument("--json", action="store_true", help="print the account as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the account. PlantFault when the journal cannot be read or has no such decision."""
-    path = args.journal if args.config is None else configured(args.config)
+    path = journal_of(args)
     with JournalReader(path) as reader, reader.one_moment():
         row = _row(reader, args)
         story = tell(reader, row)
@@ -164,11 +156,26 @@ def _setting(written: str, policy: Policy) -> Setting:
     return found
 
 
-def configured(path: Path) -> Path:
-    """The journal of a configuration."""
+def add_journal(parser: argparse.ArgumentParser) -> None:
+    """The arguments that say which journal."""
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--journal",
+        type=Path,
+        default=DEFAULT_JOURNAL,
+        metavar="PATH",
+        help="(default: %(default)s)",
+    )
+    where.add_argument("--config", type=Path, metavar="FILE", help="use this one's journal")
+
+
+def journal_of(args: argparse.Namespace) -> Path:
+    """The journal that was asked for; PolicyError and PlantFault as `load_config`."""
+    if args.config is None:
+        return Path(args.journal)
     from poolwright.policy.config import load_config  # noqa: PLC0415 only here is YAML needed
 
-    return Path(load_config(path).journal)
+    return Path(load_config(args.config).journal)
 
 
 def _json(row: DecisionRow, story: Story, sections: object) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from poolwright.cli.explain import DEFAULT_JOURNAL, configured
+from poolwright.cli.explain import add_journal, journal_of
 from poolwright.core.errors import PlantFault
 from poolwright.core.model import FitRequest, Setting, Tick
 from poolwright.core.policy import Policy
@@ -42,22 +42,14 @@ def add(subparsers: Any) -> None:
     parser.add_argument("--all", action="store_true", help="also what something else beats")
     parser.add_argument("--json", action="store_true", help="everything, as JSON")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it, as .png, .svg or .pdf")
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument(
-        "--journal",
-        type=Path,
-        default=DEFAULT_JOURNAL,
-        metavar="PATH",
-        help="(default: %(default)s)",
-    )
-    where.add_argument("--config", type=Path, metavar="FILE", help="use this one's journal")
+    add_journal(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the front. PlantFault when the journal cannot be read or knows too little."""
     if "numpy" not in sys.modules:
         os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
-    path = args.journal if args.config is None else configured(args.config)
+    path = journal_of(args)
     with JournalReader(path) as reader, reader.one_moment():
         request = _request(reader, args.pool)
     from poolwright.learn.front import front_of  # noqa: PLC0415 - numpy and scipy take their time

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from poolwright.cli.explain import DEFAULT_JOURNAL, configured
+from poolwright.cli.explain import add_journal, journal_of
 from poolwright.core.errors import PlantFault
 from poolwright.journal.prior import encode_prior
 from poolwright.journal.query import JournalReader
@@ -22,20 +22,12 @@ def add(subparsers: Any) -> None:
     )
     parser.add_argument("pool", metavar="POOL")
     parser.add_argument("--out", type=Path, metavar="FILE", help="(default: standard output)")
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument(
-        "--journal",
-        type=Path,
-        default=DEFAULT_JOURNAL,
-        metavar="PATH",
-        help="(default: %(default)s)",
-    )
-    where.add_argument("--config", type=Path, metavar="FILE", help="use this one's journal")
+    add_journal(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Write it. PlantFault when the journal cannot be read or knows nothing of the pool."""
-    path = args.journal if args.config is None else configured(args.config)
+    path = journal_of(args)
     with JournalReader(path) as reader, reader.one_moment():
         runs = reader.runs(args.pool)
         known = reader.known_of(args.pool) if runs else None
