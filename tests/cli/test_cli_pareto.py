@@ -2,11 +2,18 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+
+from snapshots import POLICY
+
+from poolwright.cli import pareto
 from poolwright.cli.main import EXIT_PLANT, main
+from poolwright.core.model import Tick
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "journals" / "v2.db"
 
@@ -62,6 +69,15 @@ def test_what_is_not_there_is_said(capsys, journal, tmp_path):
     with pytest.raises(SystemExit) as refused:
         main(["pareto", "api", "--times", "0"])
     assert refused.value.code == 2
+
+
+def test_memory_that_was_not_seen_is_no_permission_in_silence(capsys, journal, monkeypatch):
+    assert "memory was not seen" not in told(capsys, journal).out
+    blind = Tick(index=0, mono_ns=0, wall_ns=0)
+    unseen = pareto._memory_limit(blind, POLICY)
+    assert unseen is None
+    monkeypatch.setattr(pareto, "_memory_limit", lambda *_: unseen)
+    assert "the host's memory was not seen last" in told(capsys, journal).out
 
 
 def test_what_was_learned_is_written_for_another_host(capsys, journal, tmp_path):

@@ -91,8 +91,15 @@ def test_more_load_takes_more_and_far_beyond_all_experience_nothing_is_held(seen
 def test_a_load_that_nothing_holds_leaves_no_room(seen):
     hopeless = replace(policy(), slo=(Slo(response="latency_p99_s", below=0.001),))
     front = front_of(replace(request(seen, setting(workers=7)), policy=hopeless))
-    assert (front.room_rps, front.room) == (None, None)
+    assert (front.room_rps, front.room, front.room_open) == (None, None, False)
     assert not any(outlook.safe for outlook in front.outlooks)
+
+
+def test_room_that_was_not_looked_for_further_is_said_to_be_open(seen):
+    asked = request(seen, setting(workers=7))
+    assert not front_of(asked).room_open
+    anything = replace(policy(), slo=(Slo(response="latency_p99_s", below=1e6),))
+    assert front_of(replace(asked, policy=anything)).room_open
 
 
 def test_without_evidence_it_says_so():

@@ -129,6 +129,8 @@ def told(pool: str, front: "Front", request: FitRequest, *, everything: bool) ->
         lines.append("no setting is known to hold the SLOs at this load")
     lines += _table(front, shown, request.incumbent) if shown else []
     lines += ["", *_room(front, request)]
+    if request.memory_limit_bytes is None:
+        lines.append("the host's memory was not seen last, so no size is held against it")
     far = [o for o in shown if o.octaves > _NEAR]
     if far:
         lines.append("? is far from anything that was tried: a guess of the model's form")
@@ -164,7 +166,10 @@ def _room(front: "Front", request: FitRequest) -> list[str]:
         return ["no SLO is set, so there is no load that is too much"]
     if front.room_rps is None:
         return ["no setting is known to hold the SLOs, even at the lowest load seen"]
-    lines = [f"the SLOs can be held up to {front.room_rps:.4g} requests/s, with {front.room}"]
+    least = "at least " if front.room_open else ""
+    lines = [
+        f"the SLOs can be held up to {least}{front.room_rps:.4g} requests/s, with {front.room}"
+    ]
     if front.room_rps > _FAR * front.highest_rps or front.load_rps > _FAR * front.highest_rps:
         lines.append(f"beyond {front.highest_rps:.4g} requests/s nothing was seen yet")
     return lines

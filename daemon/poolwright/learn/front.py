@@ -46,9 +46,10 @@ class Front:
     windows: int
     responses: tuple[str, ...]  # those that are traded: latency, throughput, jitter, power, memory
     outlooks: tuple[Outlook, ...]
-    held: Setting | None  # what the schedule holds at this load; None: nothing there is safe
+    held: Setting | None  # by the schedule; None: it does not reach as far as this load
     room_rps: float | None
     room: Setting | None
+    room_open: bool  # it was not looked for further: there may be more room
 
 
 def front_of(request: FitRequest, load_rps: float | None = None) -> Front:
@@ -90,6 +91,7 @@ def front_of(request: FitRequest, load_rps: float | None = None) -> Front:
         held=_held(request, table, surrogate, now),
         room_rps=None if room is None else short(room[0]),
         room=None if room is None else settings[room[1]],
+        room_open=room is not None and room[2],
     )
 
 
@@ -131,8 +133,10 @@ def _octaves(table: Table, levels: Array) -> Array:
 
 def _room(
     request: FitRequest, table: Table, surrogate: Surrogate, levels: Array, now: Context
-) -> tuple[float, int] | None:
-    """The highest load at which some setting is safe, and the row of the safest there."""
+) -> tuple[float, int, bool] | None:
+    """The highest load at which some setting is safe, the row of the safest there, and whether
+    that is only as far as was looked.
+    """
     lowest, highest = float(table.points.load.min()), float(table.points.load.max())
     steps = int(np.ceil(np.log(_FURTHER * highest / lowest) / np.log(_STEP)))
     bounded = goal_of(request, table, surrogate).bounded
@@ -154,7 +158,7 @@ def _room(
             high = middle
         else:
             low, found = middle, (lowest * _STEP**middle, row)
-    return found
+    return None if found is None else (*found, low == steps - 1)
 
 
 def _held(request: FitRequest, table: Table, surrogate: Surrogate, now: Context) -> Setting | None:
