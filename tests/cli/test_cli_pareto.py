@@ -66,9 +66,11 @@ def test_what_is_not_there_is_said(capsys, journal, tmp_path):
     )
     absent = told(capsys, tmp_path / "none.db", status=EXIT_PLANT)
     assert "none.db" in absent.err
-    with pytest.raises(SystemExit) as refused:
-        main(["pareto", "api", "--times", "0"])
-    assert refused.value.code == 2
+    for wrong in ("0", "-1", "nan", "inf", "abc"):
+        with pytest.raises(SystemExit) as refused:
+            main(["pareto", "api", f"--times={wrong}"])
+        assert refused.value.code == 2
+        assert f"'{wrong}' is not a number above 0" in capsys.readouterr().err
 
 
 def test_memory_that_was_not_seen_is_no_permission_in_silence(capsys, journal, monkeypatch):
