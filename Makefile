@@ -3,7 +3,10 @@ PY := .venv/bin/python
 SHELL := /bin/bash
 APT := DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends
 # What the integration tests start for real. Installed when missing and when we are root.
-SERVERS := prometheus:promtool systemd-container:systemd-nspawn dbus:dbus-daemon
+SERVERS := prometheus:promtool systemd-container:systemd-nspawn dbus:dbus-daemon \
+  haproxy:haproxy redis-server:redis-server pgbouncer:pgbouncer postgresql:pg_lsclusters \
+  nginx-light:nginx php-fpm:php libfcgi-bin:cgi-fcgi uwsgi-core:uwsgi-core \
+  uwsgi-plugin-python3:uwsgi_python3
 
 # make swarm SEEDS=10000 plays that many random scenarios; make test a few hundred.
 SEEDS ?= 1000
@@ -40,7 +43,9 @@ test: .venv/.ready servers check
 	@echo "== a swarm of $(TEST_SEEDS) random services and faults"
 	@.venv/bin/poolwright swarm --seeds $(TEST_SEEDS)
 	@echo "== tests with real servers on loopback"
+	@rm -rf out/servers
 	@$(PY) -m pytest -q -m e2e
+	@$(PY) tests/support/server_table.py --check
 
 check: .venv/.ready
 	@echo "== ruff, mypy --strict, import-linter, tidy"
