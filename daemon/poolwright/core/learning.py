@@ -29,6 +29,8 @@ _OWN_ENOUGH = 48  # windows: by then what another host showed adds nothing
 _DOUBTS = 3.0  # standard deviations that a prediction of memory is taken for too low
 _HYSTERESIS = 0.015  # of the objective; less is not worth a move
 _SAME_LOAD = 0.10
+_MORE = 1.02  # times the throughput: clearly more
+_SHORT = 0.98  # of the load completed, and less: a queue grows
 _EXCUSED = 2  # shrink penalty
 _RESTS_MOST = 3  # doublings of the time between two fits of a converged pool
 _UNSAFE, _SAFER = 0.5, 0.1  # of P(safe): where staying needs a remedy, and what is one
@@ -89,12 +91,12 @@ def keep(state: State, observation: Observation | None) -> None:
             state.trust_octaves = min(TRUST_MOST, 1.25 * state.trust_octaves)
     holdout.take(state, observation)
     state.approved_from = None if not observation.breached else state.approved_from
-    innovation = state.regime.innovation(observation, state.plan)
-    if state.regime.drifted(innovation):
+    changed = state.regime.drifted(state.regime.innovations(observation, state.plan))
+    if changed:
         state.evidence.discount(_DRIFT_DISCOUNT, keep_newest=_DRIFT_KEEPS)
         state.trust_octaves = TRUST_AFTER_DRIFT
         state.patience = 0
-        state.events.append("drift: latency is no longer what the model expects")
+        state.events.append(f"drift: {changed} is no longer what the model expects")
         state.stop_comparing()
         state.rejected = ()  # the reasons for them may be gone with it
         state.holdouts = ()  # they compared what is no more
@@ -315,7 +317,37 @@ def _too_soon(state: State, wanted: Setting) -> bool:
     waits = state.no_shrink_windows > 0 or state.queued
     # A busy host excuses a shrink, but not one that has been taken back again and again.
     excused = state.guard.cpu_busy and state.shrink_penalty <= _EXCUSED
-    return state.fall.hold_s > 0.0 or (waits and not excused)
+    return state.fall.hold_s > 0.0 or (waits and not excused and not _relieves_queue(state, wanted))
+
+
+def _relieves_queue(state: State, wanted: Setting) -> bool:
+    """Whether a smaller setting is expected to complete clearly more: more workers than the service
+    can bear are a reason for a queue, and no remedy. Where there is no way up left, one that may
+    well be better is as good as one that is expected to be.
+    """
+    more = overloaded_share(state, wanted)
+    if more is None:
+        return False
+    mean, std = more
+    knobs, at = state.policy.knobs, state.commanded
+    assert at is not None
+    top = bool(state.growth_hold_s) or all(at[knob.name] >= knob.upper for knob in knobs)
+    return mean + (std if top else 0.0) > _MORE
+
+
+def overloaded_share(state: State, wanted: Setting) -> tuple[float, float] | None:
+    """What the plan expects `wanted` to complete, over what the present setting does: mean and
+    standard deviation. None: it does not know, or not of a load that is too much for both.
+    """
+    here, there = candidate_at(state.plan, state.commanded), candidate_at(state.plan, wanted)
+    if here is None or there is None or not same_load(state):
+        return None
+    now = dict(here.predictions).get("throughput_rps")
+    then = dict(there.predictions).get("throughput_rps")
+    load = state.schedule.load_rps
+    if now is None or then is None or load is None or not 0.0 < now.mean < _SHORT * load:
+        return None
+    return then.mean / now.mean, then.std / now.mean
 
 
 def _larger(state: State, wanted: Setting) -> bool:

@@ -11,7 +11,7 @@ import math
 from poolwright.core import holdout
 from poolwright.core.envelope import on_lattice, violations
 from poolwright.core.guard import Verdict
-from poolwright.core.learning import keep
+from poolwright.core.learning import keep, overloaded_share
 from poolwright.core.model import Action, ActuationStatus, Phase, Reason, Setting, Tick
 from poolwright.core.override import freeze_of, pin_of
 from poolwright.core.phase import Event
@@ -339,7 +339,7 @@ def queueing(state: State, verdict: Verdict, sample: Sample) -> Intent | None:
         knob = state.policy.knob(name)
         more = max(knob.step, math.floor(level / 4 / knob.step) * knob.step, asked - level)
         wanted = wanted.replace(name, min(knob.upper, knob.clamp(level + more)))
-    if wanted == state.commanded or wanted in state.tabu:
+    if wanted == state.commanded or wanted in state.tabu or _in_vain(state, wanted):
         return None
     # The window is dropped: it saw another setting's backlog as much as its own.
     state.stop_trying()
@@ -347,6 +347,12 @@ def queueing(state: State, verdict: Verdict, sample: Sample) -> Intent | None:
     _distrust_shrinking(state)
     detail = f"{sample.queue_length:.0f} wait" if sample.queue_length is not None else ""
     return Intent(action=Action.TRACK, reason=Reason.QUEUEING, wanted=wanted, detail=detail)
+
+
+def _in_vain(state: State, wanted: Setting) -> bool:
+    """Whether the plan knows this overload, and that the larger setting serves no more."""
+    more = overloaded_share(state, wanted)
+    return more is not None and sum(more) < 1.0
 
 
 def _take_back(state: State, served: float, smaller: Setting, before: float) -> Intent | None:

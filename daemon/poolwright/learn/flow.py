@@ -93,7 +93,7 @@ class Throughput(Model):
     discount = 1.0
     blame = -1.0
     amplitudes = (0.01, 0.03, 0.1)
-    noises = (0.01, 0.02, 0.04, 0.08)
+    noises = (0.01, 0.02, 0.05, 0.12, 0.3)
 
     def __init__(self, knobs: tuple[str, ...]) -> None:
         """For a pool of these knobs."""
