@@ -1,19 +1,74 @@
-"""What has been observed, bounded: the newest observations, and the edge of what was safe.
+"""What has been observed, bounded: the newest observations, and the older ones merged.
 
-At most `CAPACITY` are kept. The oldest goes first, but never the only one of its setting while
-another setting has several: the edge of the safe set must not be forgotten.
+At most `CAPACITY` items are kept, so that a year costs a fit no more than a day. When there is one
+too many, the oldest that can be is merged with another that saw the same (setting, load within
+10 %, foreign CPU within 0.1, breach, idleness, responses): they become one, which weighs as much
+as they did together. Where none can be merged the oldest goes, but never the only one of its
+setting while another setting has several: the edge of the safe set must not be forgotten. The
+newest `RECENT` stay as they are.
 """
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
+from dataclasses import replace
 
-from poolwright.core.model import Evidence, Observation, Setting
+from poolwright.core.model import Context, Estimate, Evidence, Observation, Setting
 
 CAPACITY = 96
+RECENT = 32
+_WEIGHT_MOST = 8.0  # of what was merged: newer windows must still be able to move it
+_LOAD_BIN = 1.1
+_FOREIGN_BIN = 0.1
 _HEADROOM = 1.2  # and this is more than enough
 _LOAD_SLACK = 0.9  # a setting that held 90 % of this load counts as having held it
 _SAFE_WITHIN = 12  # the newest observations of a setting that must be free of breaches
+
+
+def _kind(seen: Observation) -> Hashable:
+    """What two observations must share to be merged."""
+    load, foreign = seen.context.load_rps, seen.context.foreign_cpu_ratio
+    return (
+        seen.setting,
+        load and math.floor(math.log(load) / math.log(_LOAD_BIN)),
+        None if foreign is None else round(foreign / _FOREIGN_BIN),
+        seen.breached,
+        seen.app_limited,
+        seen.estimated,
+        tuple(name for name, _ in seen.responses),
+    )
+
+
+def _merged(old: Evidence, new: Evidence) -> Evidence:
+    """Both as one: means by weight, the newer one's ticks, the weights' sum up to a limit."""
+    share = new.weight / (old.weight + new.weight)
+    before, after = old.observation, new.observation
+
+    def between(a: float | None, b: float | None) -> float | None:
+        return None if a is None or b is None else a + share * (b - a)
+
+    def estimate(a: Estimate, b: Estimate) -> Estimate:
+        variance = (1.0 - share) * a.std**2 + share * b.std**2
+        return Estimate(
+            mean=a.mean + share * (b.mean - a.mean),
+            std=math.sqrt(variance),
+            count=a.count + b.count,
+        )
+
+    responses = zip(before.responses, after.responses, strict=True)
+    was, now = before.context, after.context
+    return Evidence(
+        observation=replace(
+            after,
+            sample_count=before.sample_count + after.sample_count,
+            context=Context(
+                load_rps=between(was.load_rps, now.load_rps),
+                foreign_cpu_ratio=between(was.foreign_cpu_ratio, now.foreign_cpu_ratio),
+            ),
+            responses=tuple((name, estimate(a, b)) for (name, a), (_, b) in responses),
+        ),
+        weight=max(old.weight, new.weight, min(_WEIGHT_MOST, old.weight + new.weight)),
+    )
 
 
 class EvidenceStore:
@@ -43,11 +98,27 @@ class EvidenceStore:
         return len(self._items)
 
     def add(self, observation: Observation, weight: float = 1.0) -> None:
-        """Add one observation; may drop an old one."""
+        """Add one observation; may merge two old ones, or drop one."""
         self._items.append(Evidence(observation=observation, weight=weight))
         self._digest.update(repr((observation, weight)).encode())
-        if len(self._items) > CAPACITY:
+        if len(self._items) > CAPACITY and not self._merge():
             del self._items[self._oldest_spare()]
+
+    def _merge(self) -> bool:
+        """Merge the oldest item that has another of its kind into that one's place."""
+        first: dict[Hashable, int] = {}
+        pairs: list[tuple[int, int]] = []
+        for i, item in enumerate(self._items[:-RECENT]):
+            kind = _kind(item.observation)
+            if kind in first:
+                pairs.append((first[kind], i))
+            first[kind] = i
+        if not pairs:
+            return False
+        old, new = min(pairs)
+        self._items[new] = _merged(self._items[old], self._items[new])
+        del self._items[old]
+        return True
 
     def discount(self, factor: float, *, keep_newest: int = 0) -> None:
         """Multiply all weights but the newest ones by `factor`: the plant is not what it was."""

@@ -185,7 +185,9 @@ class Observation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """An observation with the weight that age and changes of regime have left it (0..1]."""
+    """An observation, and how many windows it counts for: changes of regime leave it less than 1,
+    and what was merged from several counts for more.
+    """
 
     observation: Observation
     weight: float = 1.0

@@ -45,16 +45,18 @@ def room_allows(
 
     `room_bytes` and `room_cores` are what is left of what all pools share; None: no such budget.
     Where a number that a limit needs is unknown nothing grows, but to a setting `held_before`.
-    `held_bytes` is what the pool was measured, or is predicted, to take at `wanted`: where one knob
-    grows as another shrinks, that says more than a mean per level. Where such a growth is cut,
-    nothing shrinks: half of a trade is neither what was held nor what was asked for.
+    `held_bytes` is what the pool was measured, or is predicted, to take at `wanted`: with several
+    knobs that says more than a mean per product of levels. Where one knob's growth is cut and
+    another shrinks, nothing shrinks: half of a trade is neither what was held nor what was asked
+    for.
     """
     clamps: list[Clamp] = []
     allowed = wanted
+    several = len(applied.levels) > 1
     trade = any(wanted[name] < level for name, level in applied.levels)
     known = all(level > 0 for _, level in applied.levels)  # else there is no mean per worker
     for stock in _stocks(sample, policy, room_bytes, room_cores):
-        if stock.kind is ClampKind.MEMORY and trade and _fits(sample, held_bytes, stock.room):
+        if stock.kind is ClampKind.MEMORY and several and _fits(sample, held_bytes, stock.room):
             continue
         if known and stock.own is not None and stock.room is not None:
             allowed = _share_out(stock, policy, applied, allowed, clamps)

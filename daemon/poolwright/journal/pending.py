@@ -103,13 +103,12 @@ class Pending:
 
 
 def _weights(decision: Decision) -> bytes | None:
-    """The weights below 1 of the evidence, by observation, as JSON."""
+    """The weights of the evidence, by observation, as JSON."""
     if decision.fit_request is None:
         return None
     return record.encode(
         {
             record.observation_key(item.observation): item.weight
             for item in decision.fit_request.evidence
-            if item.weight < 1.0
         }
     )

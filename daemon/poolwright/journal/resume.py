@@ -96,7 +96,11 @@ def _budget(
 def _evidence(
     db: sqlite3.Connection, pool: str, weights: dict[str, float], notes: list[str]
 ) -> tuple[Evidence, ...]:
-    """The newest observations, oldest first, with the weights that the last fit gave them."""
+    """The newest observations, oldest first, with the weights that the last fit gave them.
+
+    One that the last fit had merged with others counts like the least of those that it knew.
+    """
+    least = min((1.0, *weights.values()))
     evidence: list[Evidence] = []
     for decision in observed_ids(db, pool):
         row = db.execute("SELECT body FROM decisions WHERE id = ?", (decision,)).fetchone()
@@ -108,7 +112,7 @@ def _evidence(
         if seen is None:
             notes.append(f"decision {decision} was left out: its observation is missing")
             continue
-        weight = weights.get(record.observation_key(seen), 1.0) if weights else 1.0
+        weight = weights.get(record.observation_key(seen), least)
         evidence.append(Evidence(observation=seen, weight=weight))
     return tuple(evidence)
 

@@ -3,7 +3,7 @@
 Capacity: Gunther's Universal Scalability Law, X(c) = gamma c / infl(c) with
 infl(c) = 1 + alpha (c-1) + beta c (c-1) and beta = (1-alpha) / N*^2, so that N* is where X peaks.
 c is the product of the knobs' levels; with several knobs each has a yield, the exponent by which
-its doublings count. Waiting in units of the service time: rho^(sqrt(2 (c+1)) - 1) / (c (1-rho)),
+its doublings count, which changes by its bend from doubling to doubling. Waiting in units of the service time: rho^(sqrt(2 (c+1)) - 1) / (c (1-rho)),
 Sakasegawa's approximation of M/M/c (1977), and above rho = 0.95 its tangent.
 """
 
@@ -19,17 +19,24 @@ SHARED = ("gamma", "alpha", "peak", "foreign")
 
 
 def shared_by(knobs: tuple[str, ...]) -> tuple[str, ...]:
-    """The parameters of capacity; with several knobs also their yields."""
-    return SHARED + (tuple(f"yield_{knob}" for knob in knobs) if len(knobs) > 1 else ())
+    """The parameters of capacity; with several knobs also their yields, and how those bend."""
+    several = knobs if len(knobs) > 1 else ()
+    return (*SHARED, *(f"{what}_{knob}" for what in ("yield", "bend") for knob in several))
 
 
 def concurrency(p: Values, at: At) -> Array:
     """(m, n) requests that can be in service at once."""
-    names = [name for name in vars(p) if name.startswith("yield_")]
+    of = vars(p)
+    yields = [of[name] for name in of if name.startswith("yield_")]
     c = at.points.concurrency[None, :]
-    if not names:
+    if not yields:
         return c
-    lost = sum((vars(p)[name] - 1.0) * at.octaves[:, k] for k, name in enumerate(names))
+    bends = [of[name] for name in of if name.startswith("bend_")]
+    more = at.octaves
+    lost = sum(
+        (each - 1.0) * more[:, k] + bend * more[:, k] ** 2 / 2.0
+        for k, (each, bend) in enumerate(zip(yields, bends, strict=True))
+    )
     return np.asarray(np.maximum(c * np.exp2(np.clip(lost, -6.0, 6.0)), 0.5))
 
 
@@ -83,6 +90,7 @@ def _capacity_priors(seen: Seen) -> dict[str, Normal]:
         "peak": Normal(float(np.log(peak)), 0.7),
         "foreign": Normal(0.5, 0.25),
         **{f"yield_{knob}": Normal(0.9, 0.3) for knob in several},
+        **{f"bend_{knob}": Normal(-0.1, 0.2) for knob in several},
     }
 
 
