@@ -13,6 +13,7 @@ counts), threads (workers x threads, where a worker's threads share an interpret
 (workers x threads x back-end connections).
 """
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,11 +65,14 @@ def erlang_c(servers: np.ndarray, rho: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Plant:
-    """One seeded plant. `spans` are the knobs' (name, lowest, highest)."""
+    """One seeded plant. `spans` are the knobs' (name, lowest, highest). Where it `deploys`, load and
+    SLO can be met by some setting before and after that.
+    """
 
     kind: str
     seed: int
     spans: tuple[tuple[str, int, int], ...]
+    deploys: bool = False
 
     def __post_init__(self) -> None:
         """Draw constants until there is a safe setting to start from that is not the best one."""
@@ -97,7 +101,7 @@ class Plant:
         capacity = self.capacity(self._all, 0.0)
         peak_at, self.peak = int(np.argmax(capacity)), float(capacity.max())
         part = 3.0 if self.kind == "saturated" else float(rng.uniform(0.5, 0.75))
-        self.load = part * self.peak
+        self.load = part * (self._later().peak if self.deploys else self.peak)
         self._scale_cpu(rng, peak_at)
         self._scale_memory(rng)
         self.slo_s = float("inf")
@@ -273,7 +277,8 @@ class Plant:
         """Twice the best 95th percentile within memory, at the plant's load."""
         if self.kind == "saturated":
             return
-        truth = self.truth(self._all, self.load, 0.0)
+        last = self._later() if self.deploys else self
+        truth = last.truth(self._all, self.load, 0.0)
         self.slo_s = 2.0 * float(truth.p95[truth.memory <= self.memory_limit].min())
 
     def _choose_start(self, rng: np.random.Generator) -> tuple[int, ...]:
@@ -339,6 +344,13 @@ class Plant:
         self.knee /= 1.5
         self.s0 *= 1.1
 
+    def _later(self) -> "Plant":
+        """The plant as it will be after the deploy."""
+        later = copy.copy(self)
+        later.deploy()
+        later.peak = float(later.capacity(self._all, 0.0).max())
+        return later
+
 
 _KINDS = (
     "usl", "plateau", "retrograde", "bimodal", "memory_cliff", "threads", "pool", "saturated",
@@ -349,6 +361,6 @@ _SPANS = {
 }
 
 
-def make(kind: str, top: int, seed: int) -> Plant:
+def make(kind: str, top: int, seed: int, *, deploys: bool = False) -> Plant:
     """The plant of a kind with 1..`top` workers."""
-    return Plant(kind, seed, (("workers", 1, top), *_SPANS.get(kind, ())))
+    return Plant(kind, seed, (("workers", 1, top), *_SPANS.get(kind, ())), deploys)

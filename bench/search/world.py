@@ -204,7 +204,7 @@ class World:
 
 def make_world(cell: Cell, seed: int) -> World:
     """The world of a cell's seed."""
-    plant = make(cell.kind, cell.top, seed)
+    plant = make(cell.kind, cell.top, seed, deploys=cell.deploy_at is not None)
     return World(cell, seed, plant, np.random.default_rng([11, seed]))
 
 

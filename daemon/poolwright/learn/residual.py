@@ -27,6 +27,8 @@ _SHORT_SHARE = 0.36  # ... and its variance over the smooth part's
 _CONTEXT = 0.6  # length scale over log load and over the foreign CPU share
 _HUBER = 2.5  # standard deviations beyond which a row pulls no harder
 _STEPS = 12
+_Z90 = 1.6449
+_TAIL_PRIOR = 8.0  # windows
 _JITTER = 1e-10
 _BUMP = 1e-4
 _SILENT = 1e4  # variance of a row that says nothing
@@ -71,6 +73,7 @@ class Fit:
     theta: Array
     cov: Array
     noise: float  # std of a fresh window beyond its own sampling error
+    tail: float  # by how much nine fresh windows of ten stray further than `noise` says
     amplitude: float
     factor: Array  # Cholesky factor of C
     pull: Array  # C^-1 (y - m)
@@ -229,8 +232,8 @@ def fit(
 
     i, j = _climb(score, (len(amplitudes), len(noises)))
     amplitude, noise = amplitudes[i], noises[j]
-    outlying = _outlier_factor(amplitude**2 * rows.kernel + np.diag(spread()) + parametric, away)
-    variances = outlying * (noise**2 + variances) - noise**2
+    strays = _strays(amplitude**2 * rows.kernel + np.diag(spread()) + parametric, away)
+    variances = np.maximum(strays / _HUBER, 1.0) * (noise**2 + variances) - noise**2
     theta = _map(mean, prior, rows, theta, spread(), amplitude)
     found, slope = linearise(mean, theta, rows.points)
     away = rows.value - found
@@ -244,6 +247,7 @@ def fit(
         theta=theta,
         cov=np.linalg.inv(white.T @ white + np.linalg.inv(prior.cov)),
         noise=noise,
+        tail=_tail(strays[~holds]),
         amplitude=amplitude,
         factor=np.asarray(factor, dtype=np.float64),
         pull=_unwhiten(factor, half),
@@ -251,11 +255,22 @@ def fit(
     )
 
 
-def _outlier_factor(total: Array, away: Array) -> Array:
-    """By how much Huber's rule widens each row, from leave-one-out residuals.
+def _strays(total: Array, away: Array) -> Array:
+    """Leave-one-out residuals in standard deviations: what Huber's rule and the tail rest on.
 
     Rasmussen and Williams, equations 5.10-5.12: e_i = [C^-1 r]_i / sqrt([C^-1]_ii).
     """
     inverse = np.linalg.inv(total)
-    standard = np.abs(inverse @ away) / np.sqrt(np.diag(inverse))
-    return np.asarray(np.maximum(standard / _HUBER, 1.0), dtype=np.float64)
+    return np.asarray(np.abs(inverse @ away) / np.sqrt(np.diag(inverse)), dtype=np.float64)
+
+
+def _tail(strays: Array) -> float:
+    """The 90 % quantile of what windows left out strayed, over a normal one's.
+
+    As the conformal prediction of Vovk, Gammerman and Shafer (2005) has it, shrunk to 1 while there
+    are few windows.
+    """
+    if len(strays) == 0:
+        return 1.0
+    found = float(np.quantile(strays, 0.9)) / _Z90
+    return (len(strays) * found + _TAIL_PRIOR) / (len(strays) + _TAIL_PRIOR)

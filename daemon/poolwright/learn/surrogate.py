@@ -188,7 +188,8 @@ class Surrogate:
         columns = {}
         for name, seen in sorted(posteriors.items()):
             node = self.nodes[name]
-            std = np.sqrt(seen.std**2 + self.noise(name, seen) ** 2)
+            tail = node.fit.tail
+            std = np.hypot(max(tail, 1.0) * seen.std, tail * self.noise(name, seen))
             value = self.natural(name, seen.mean)
             columns[name] = value, node.scale.spread(value, std)
         size = len(next(iter(posteriors.values())).mean)
