@@ -65,8 +65,8 @@ def erlang_c(servers: np.ndarray, rho: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Plant:
-    """One seeded plant. `spans` are the knobs' (name, lowest, highest). Where it `deploys`, load and
-    SLO can be met by some setting before and after that.
+    """One seeded plant. `spans` are the knobs' (name, lowest, highest). Where it `deploys`, some
+    setting meets the SLO before and after that.
     """
 
     kind: str

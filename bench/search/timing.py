@@ -2,9 +2,9 @@
 
     python bench/search/timing.py [--tree DIR] [--windows 10,50,200,1000]
 
-Each line is a process of its own, as the learner is: the CPU time of the median of seven plans after
-one that does not count, and the peak of resident memory. The windows go through the daemon's own
-store of evidence, which merges what is more than it keeps. Half an octave round the default.
+Each line is a process of its own, as the learner is: the CPU time of the median of seven plans,
+after one that does not count, and the peak of resident memory. The windows go through the store of
+evidence, which merges what is more than it keeps, as in the daemon.
 """
 
 import os

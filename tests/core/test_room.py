@@ -177,6 +177,15 @@ def test_a_trade_is_allowed_that_is_known_to_take_no_more():
     assert room_allows(full, TWO, before, after, held_bytes=390e6)[0] == after
 
 
+def test_the_way_back_to_more_of_one_knob_is_not_forecast_by_a_product():
+    """18 workers of 1 thread held half of the memory; with 3 threads they took a tenth more."""
+    before, after = setting(threads=1, workers=18), setting(threads=3, workers=18)
+    half = replace(ROOMY, memory_bytes=3.4e9, host_memory_used_bytes=3.5e9)
+    assert room_allows(half, TWO, before, after)[0] == before
+    assert room_allows(half, TWO, before, after, held_bytes=3.8e9)[0] == after
+    assert room_allows(half, TWO, before, after, held_bytes=6.0e9)[0] == before
+
+
 def test_a_growth_needs_what_it_is_forecast_to_take_and_a_shrink_nothing():
     four, six = setting(workers=4), setting(workers=6)
     assert needs(ROOMY, four, six) == pytest.approx((1.5 * 200e6, 1.0))

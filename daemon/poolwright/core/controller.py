@@ -173,6 +173,7 @@ class Controller:
         intent = (
             reflexes.breach(state, verdict, sample)
             or reflexes.queueing(state, verdict, sample)
+            or reflexes.incident(state, verdict)
             or holdout.follow(state, tick, calm=calm)
             or learning.choose(state, tick, calm=calm)
         )

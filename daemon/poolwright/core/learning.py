@@ -182,6 +182,15 @@ def receive(state: State, tick: Tick, sample: Sample) -> None:
             state.events.append("no plan came in time; going on with the old one")
 
 
+def best_tried(state: State) -> Setting | None:
+    """What the plan would hold at this load, where that was tried; else what was held before."""
+    entry = state.schedule.entry(state.plan)
+    visited = {e.observation.setting for e in state.evidence.items}
+    if entry is not None and entry.setting in visited and entry.setting not in state.tabu:
+        return entry.setting
+    return state.previous
+
+
 def choose(state: State, tick: Tick, *, calm: bool) -> Intent:
     """What to do in peace: probe (only when `calm`), follow the schedule, or hold."""
     assert state.commanded is not None

@@ -11,7 +11,7 @@ import math
 from poolwright.core import holdout
 from poolwright.core.envelope import on_lattice, violations
 from poolwright.core.guard import Verdict
-from poolwright.core.learning import keep, overloaded_share
+from poolwright.core.learning import best_tried, keep, overloaded_share
 from poolwright.core.model import Action, ActuationStatus, Phase, Reason, Setting, Tick
 from poolwright.core.override import freeze_of, pin_of
 from poolwright.core.phase import Event
@@ -310,6 +310,17 @@ def _shed_memory(state: State) -> Intent:
     state.advance(Event.BREACH, Reason.MEMORY_BREACH)
     state.cooldown_s = state.policy.guard.cooldown_s
     return Intent(action=Action.RETREAT, reason=Reason.MEMORY_BREACH, wanted=wanted)
+
+
+def incident(state: State, verdict: Verdict) -> Intent | None:
+    """While another service is slow nothing can be learned: what was being tried is left."""
+    if not (verdict.slow_dependency and state.probing) or state.trial is not None:
+        return None
+    wanted = best_tried(state)
+    state.stop_trying()
+    if wanted in (None, state.commanded):
+        return None
+    return Intent(action=Action.RETREAT, reason=Reason.SLOW_DEPENDENCY, wanted=wanted)
 
 
 def queueing(state: State, verdict: Verdict, sample: Sample) -> Intent | None:

@@ -3,8 +3,9 @@
 Capacity: Gunther's Universal Scalability Law, X(c) = gamma c / infl(c) with
 infl(c) = 1 + alpha (c-1) + beta c (c-1) and beta = (1-alpha) / N*^2, so that N* is where X peaks.
 c is the product of the knobs' levels; with several knobs each has a yield, the exponent by which
-its doublings count, which changes by its bend from doubling to doubling. Waiting in units of the service time: rho^(sqrt(2 (c+1)) - 1) / (c (1-rho)),
-Sakasegawa's approximation of M/M/c (1977), and above rho = 0.95 its tangent.
+its doublings count, and a bend, by which that changes from doubling to doubling. Waiting in units
+of the service time: rho^(sqrt(2 (c+1)) - 1) / (c (1-rho)), Sakasegawa's approximation of M/M/c
+(1977), and above rho = 0.95 its tangent.
 """
 
 import numpy as np
