@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import ticks
 
-from poolwright.core import learning, reflexes
+from poolwright.core import learning, overload, planned, reflexes
 from poolwright.core.guard import Verdict
 from poolwright.core.model import Action, Estimate, Phase, Reason, setting
 
@@ -31,7 +31,7 @@ def state_of(served, *, load=50.0, workers=8, std=1.0, guard_rps=40.0):
     state.phase, state.commanded = Phase.EXPLORE, setting(workers=workers)
     for _ in range(40):
         state.schedule.see(load)
-    assert learning.same_load(state)
+    assert planned.same_load(state)
     return state
 
 
@@ -65,9 +65,9 @@ def test_where_the_plan_does_not_know_nothing_shrinks_in_a_queue(served, load):
 
 def test_nothing_grows_for_a_queue_that_the_plan_says_more_workers_will_not_serve():
     state = state_of({8: 40.0, 10: 34.0, 12: 39.5})
-    assert reflexes._in_vain(state, setting(workers=10))
-    assert not reflexes._in_vain(state, setting(workers=12)), "it may"
-    assert not reflexes._in_vain(state, setting(workers=11)), "nobody knows"
+    assert overload._in_vain(state, setting(workers=10))
+    assert not overload._in_vain(state, setting(workers=12)), "it may"
+    assert not overload._in_vain(state, setting(workers=11)), "nobody knows"
 
 
 def test_what_is_being_tried_is_left_while_another_service_is_slow():

@@ -8,8 +8,8 @@ import hashlib
 import math
 
 from poolwright.core.envelope import fit
-from poolwright.core.learning import candidate_at, same_load
 from poolwright.core.model import Advice, Candidate, Estimate, Reason, Setting
+from poolwright.core.planned import candidate_at, same_load
 from poolwright.core.policy import Mode
 from poolwright.core.room import room_allows
 from poolwright.core.sample import Sample

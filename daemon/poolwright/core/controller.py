@@ -6,7 +6,7 @@ whether it can be seen, whether it breaches; only then what was learned; last th
 
 from dataclasses import replace
 
-from poolwright.core import advising, holdout, learning, operator, reflexes
+from poolwright.core import advising, holdout, learning, operator, overload, planned, reflexes
 from poolwright.core.envelope import fit, violations
 from poolwright.core.guard import Verdict
 from poolwright.core.model import (
@@ -172,7 +172,7 @@ class Controller:
         calm = not verdict.slow_dependency and not _NO_PROBES.intersection(verdict.tripped)
         intent = (
             reflexes.breach(state, verdict, sample)
-            or reflexes.queueing(state, verdict, sample)
+            or overload.queueing(state, verdict, sample)
             or reflexes.incident(state, verdict)
             or holdout.follow(state, tick, calm=calm)
             or learning.choose(state, tick, calm=calm)
@@ -277,7 +277,7 @@ class Controller:
             current,
             fitted.setting,
             held_before=intent.urgent,
-            held_bytes=learning.memory_bytes(state, fitted.setting),
+            held_bytes=planned.memory_bytes(state, fitted.setting),
             room_bytes=tick.room_bytes,
             room_cores=tick.room_cores,
         )

@@ -14,7 +14,9 @@ from poolwright.core.model import (
     Tick,
     Verdict,
 )
+from poolwright.core.overload import relieves_queue
 from poolwright.core.phase import Event
+from poolwright.core.planned import candidate_at, same_load
 from poolwright.core.policy import Mode
 from poolwright.core.sample import Sample
 from poolwright.core.state import TRUST_AFTER_DRIFT, TRUST_MOST, Intent, State
@@ -26,11 +28,7 @@ _DRAIN_MOST_S = 30.0  # for the queue that the last setting left behind
 _DRIFT_DISCOUNT = 1 / 16
 _DRIFT_KEEPS = 5
 _OWN_ENOUGH = 48  # windows: by then what another host showed adds nothing
-_DOUBTS = 3.0  # standard deviations that a prediction of memory is taken for too low
 _HYSTERESIS = 0.015  # of the objective; less is not worth a move
-_SAME_LOAD = 0.10
-_MORE = 1.02  # times the throughput: clearly more
-_SHORT = 0.98  # of the load completed, and less: a queue grows
 _EXCUSED = 2  # shrink penalty
 _RESTS_MOST = 3  # doublings of the time between two fits of a converged pool
 _UNSAFE, _SAFER = 0.5, 0.1  # of P(safe): where staying needs a remedy, and what is one
@@ -182,15 +180,6 @@ def receive(state: State, tick: Tick, sample: Sample) -> None:
             state.events.append("no plan came in time; going on with the old one")
 
 
-def best_tried(state: State) -> Setting | None:
-    """What the plan would hold at this load, where that was tried; else what was held before."""
-    entry = state.schedule.entry(state.plan)
-    visited = {e.observation.setting for e in state.evidence.items}
-    if entry is not None and entry.setting in visited and entry.setting not in state.tabu:
-        return entry.setting
-    return state.previous
-
-
 def choose(state: State, tick: Tick, *, calm: bool) -> Intent:
     """What to do in peace: probe (only when `calm`), follow the schedule, or hold."""
     assert state.commanded is not None
@@ -326,37 +315,7 @@ def _too_soon(state: State, wanted: Setting) -> bool:
     waits = state.no_shrink_windows > 0 or state.queued
     # A busy host excuses a shrink, but not one that has been taken back again and again.
     excused = state.guard.cpu_busy and state.shrink_penalty <= _EXCUSED
-    return state.fall.hold_s > 0.0 or (waits and not excused and not _relieves_queue(state, wanted))
-
-
-def _relieves_queue(state: State, wanted: Setting) -> bool:
-    """Whether a smaller setting is expected to complete clearly more: more workers than the service
-    can bear are a reason for a queue, and no remedy. Where there is no way up left, one that may
-    well be better is as good as one that is expected to be.
-    """
-    more = overloaded_share(state, wanted)
-    if more is None:
-        return False
-    mean, std = more
-    knobs, at = state.policy.knobs, state.commanded
-    assert at is not None
-    top = bool(state.growth_hold_s) or all(at[knob.name] >= knob.upper for knob in knobs)
-    return mean + (std if top else 0.0) > _MORE
-
-
-def overloaded_share(state: State, wanted: Setting) -> tuple[float, float] | None:
-    """What the plan expects `wanted` to complete, over what the present setting does: mean and
-    standard deviation. None: it does not know, or not of a load that is too much for both.
-    """
-    here, there = candidate_at(state.plan, state.commanded), candidate_at(state.plan, wanted)
-    if here is None or there is None or not same_load(state):
-        return None
-    now = dict(here.predictions).get("throughput_rps")
-    then = dict(there.predictions).get("throughput_rps")
-    load = state.schedule.load_rps
-    if now is None or then is None or load is None or not 0.0 < now.mean < _SHORT * load:
-        return None
-    return then.mean / now.mean, then.std / now.mean
+    return state.fall.hold_s > 0.0 or (waits and not excused and not relieves_queue(state, wanted))
 
 
 def _larger(state: State, wanted: Setting) -> bool:
@@ -367,15 +326,6 @@ def _larger(state: State, wanted: Setting) -> bool:
 def _smaller(state: State, wanted: Setting) -> bool:
     assert state.commanded is not None
     return any(wanted[name] < level for name, level in state.commanded.levels)
-
-
-def same_load(state: State) -> bool:
-    """Whether the plan judged its candidates at (nearly) the present load."""
-    if state.plan is None:
-        return False
-    load, fitted = state.schedule.load_rps, state.plan.context.load_rps
-    known = load is not None and fitted is not None
-    return known and abs((load or 0.0) / max(fitted or 0.0, 1e-9) - 1.0) <= _SAME_LOAD
 
 
 def _worth_moving(state: State, plan: Plan, wanted: Setting) -> bool:
@@ -389,18 +339,3 @@ def _worth_moving(state: State, plan: Plan, wanted: Setting) -> bool:
     if here.verdict not in (Verdict.RECOMMENDED, Verdict.WORSE, Verdict.PROBE):
         return True  # it is not safe to stay
     return here.objective.mean > (1.0 + _HYSTERESIS) * there.objective.mean
-
-
-def memory_bytes(state: State, setting: Setting) -> float | None:
-    """What the pool took at `setting`, else the most that the plan expects; None: not known."""
-    seen = state.evidence.memory_bytes(setting)
-    candidate = candidate_at(state.plan, setting) if seen is None else None
-    expected = dict(candidate.predictions).get("memory_bytes") if candidate is not None else None
-    return seen if expected is None else expected.mean + _DOUBTS * expected.std
-
-
-def candidate_at(plan: Plan | None, setting: Setting | None) -> Candidate | None:
-    """How the plan judged a setting; None when it did not."""
-    return (
-        None if plan is None else next((c for c in plan.candidates if c.setting == setting), None)
-    )

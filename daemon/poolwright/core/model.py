@@ -185,9 +185,7 @@ class Observation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """An observation, and how many windows it counts for: changes of regime leave it less than 1,
-    and what was merged from several counts for more.
-    """
+    """An observation, and for how many windows it counts: less after a change, more when merged."""
 
     observation: Observation
     weight: float = 1.0

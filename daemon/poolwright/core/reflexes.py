@@ -6,15 +6,15 @@
 Each reflex returns an Intent, or None to let the next one speak.
 """
 
-import math
-
 from poolwright.core import holdout
 from poolwright.core.envelope import on_lattice, violations
 from poolwright.core.guard import Verdict
-from poolwright.core.learning import best_tried, keep, overloaded_share
+from poolwright.core.learning import keep
 from poolwright.core.model import Action, ActuationStatus, Phase, Reason, Setting, Tick
+from poolwright.core.overload import distrust_shrinking, larger, queueing
 from poolwright.core.override import freeze_of, pin_of
 from poolwright.core.phase import Event
+from poolwright.core.planned import best_tried
 from poolwright.core.policy import OtherHand
 from poolwright.core.sample import Sample
 from poolwright.core.state import TRUST_LEAST, Held, Intent, State
@@ -22,12 +22,6 @@ from poolwright.core.state import TRUST_LEAST, Held, Intent, State
 _MISMATCH_TICKS = 3  # a crashed worker is back within one
 _BLIND_PHASE_S = 3.0
 _BACKOFF_MOST_S = 300.0
-_SOON_WINDOWS = 3
-_GROWTH_HOLD_S, _GROWTH_HOLD_MOST_S = 60.0, 1800.0
-_HARMED = 0.9  # and one that serves less than this has done harm
-_BROUGHT = 1.03  # a growth by a quarter that serves less than this more was in vain
-_CALM_WINDOWS = 40
-_PENALTY_MOST = 64
 _PRESSURES = (
     Reason.SLO_BREACH,
     Reason.ERROR_BREACH,
@@ -265,11 +259,11 @@ def breach(state: State, verdict: Verdict, sample: Sample) -> Intent | None:
     if verdict.slow_dependency:
         return hold(Reason.SLOW_DEPENDENCY)
     safe = state.evidence.next_safe(load, state.commanded) or safe
-    if safe is not None and _larger(safe, state.commanded) and not state.guard.cpu_busy:
+    if safe is not None and larger(safe, state.commanded) and not state.guard.cpu_busy:
         state.advance(Event.BREACH, reason)
         state.cooldown_s = state.policy.guard.cooldown_s
         state.stop_trying()
-        _distrust_shrinking(state)
+        distrust_shrinking(state)
         return Intent(action=Action.RETREAT, reason=reason, wanted=safe, urgent=True)
     return queueing(state, verdict, sample)
 
@@ -321,96 +315,3 @@ def incident(state: State, verdict: Verdict) -> Intent | None:
     if wanted in (None, state.commanded):
         return None
     return Intent(action=Action.RETREAT, reason=Reason.SLOW_DEPENDENCY, wanted=wanted)
-
-
-def queueing(state: State, verdict: Verdict, sample: Sample) -> Intent | None:
-    """Clients wait longer than they are served, and there is CPU to serve them: grow.
-
-    By a quarter, or to as many workers as the load keeps busy.
-
-    Not while the queue drains, and not again when the last growth served no more (own overload is
-    told from too few workers by what a worker more brings).
-    """
-    guard = state.guard
-    if not verdict.queueing and guard.queue_seen:
-        state.grown = None
-    if not verdict.queueing or not state.settled or not state.warm or not guard.queue_seen:
-        return None
-    assert state.commanded is not None
-    served = guard.throughput_rps
-    if verdict.slow_dependency or served is None:
-        return None
-    if state.grown is not None and served < _BROUGHT * state.grown[1]:
-        return _take_back(state, served, *state.grown)
-    if guard.cpu_busy or Reason.PRESSURE_BREACH in verdict.tripped or state.growth_hold_s:
-        return None
-    wanted = state.commanded
-    asked = _asked(state, sample) if len(wanted.levels) == 1 else 0
-    for name, level in wanted.levels:
-        knob = state.policy.knob(name)
-        more = max(knob.step, math.floor(level / 4 / knob.step) * knob.step, asked - level)
-        wanted = wanted.replace(name, min(knob.upper, knob.clamp(level + more)))
-    if wanted == state.commanded or wanted in state.tabu or _in_vain(state, wanted):
-        return None
-    # The window is dropped: it saw another setting's backlog as much as its own.
-    state.stop_trying()
-    state.grown = (state.commanded, served)
-    _distrust_shrinking(state)
-    detail = f"{sample.queue_length:.0f} wait" if sample.queue_length is not None else ""
-    return Intent(action=Action.TRACK, reason=Reason.QUEUEING, wanted=wanted, detail=detail)
-
-
-def _in_vain(state: State, wanted: Setting) -> bool:
-    """Whether the plan knows this overload, and that the larger setting serves no more."""
-    more = overloaded_share(state, wanted)
-    return more is not None and sum(more) < 1.0
-
-
-def _take_back(state: State, served: float, smaller: Setting, before: float) -> Intent | None:
-    """A growth that serves clearly less than what it grew from: thrashing. None: not so clear.
-
-    Back to what held this load, where that is smaller; and up again later, each time twice as late.
-    """
-    assert state.commanded is not None
-    if served >= _HARMED * before or not _larger(state.commanded, smaller):
-        return None
-    safe = state.evidence.last_safe(state.schedule.load_rps, (state.commanded,))
-    wanted = smaller if safe is None or _larger(safe, state.commanded) else safe
-    state.shun(state.commanded)
-    state.stop_trying()
-    state.grown = None
-    state.growth_hold_s = min(_GROWTH_HOLD_MOST_S, _GROWTH_HOLD_S * 2.0**state.harmful_growths)
-    state.harmful_growths += 1
-    state.no_shrink_windows = 0
-    state.cooldown_s = state.policy.guard.cooldown_s
-    state.advance(Event.BREACH, f"{state.commanded} serves less than {smaller} did")
-    detail = f"{served:.4g} requests/s are served, {before:.4g} with {smaller}"
-    return Intent(
-        action=Action.RETREAT, reason=Reason.QUEUEING, wanted=wanted, detail=detail, urgent=True
-    )
-
-
-def _asked(state: State, sample: Sample) -> int:
-    """Workers that the offered load keeps busy, by Little's law, and a tenth more; 0: unknown.
-
-    Only of a pool whose workers serve one request each can it be told; a quarter more is the
-    least step in any case, and slew and the forecasts bound the largest.
-    """
-    load = state.schedule.load_rps
-    if load is None or sample.service_time is None:
-        return 0
-    return math.ceil(1.1 * load * sample.service_time.mean)
-
-
-def _distrust_shrinking(state: State) -> None:
-    """Measure before anything smaller is taken, the longer the sooner this follows a shrink."""
-    shrunk = state.shrunk_at_window
-    if shrunk is not None and state.windows - shrunk <= _SOON_WINDOWS:
-        state.shrink_penalty = min(_PENALTY_MOST, 2 * state.shrink_penalty)
-    elif shrunk is None or state.windows - shrunk > _CALM_WINDOWS:
-        state.shrink_penalty = 1
-    state.no_shrink_windows = state.shrink_penalty
-
-
-def _larger(a: Setting, b: Setting) -> bool:
-    return any(a[name] > level for name, level in b.levels)
