@@ -3,7 +3,7 @@ PY := .venv/bin/python
 SHELL := /bin/bash
 APT := DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends
 # What the integration tests start for real. Installed when missing and when we are root.
-SERVERS := prometheus:promtool systemd-container:systemd-nspawn dbus:dbus-daemon \
+SERVERS := prometheus:promtool systemd-container:systemd-nspawn dbus:dbus-daemon polkitd:pkcheck \
   haproxy:haproxy redis-server:redis-server pgbouncer:pgbouncer postgresql:pg_lsclusters \
   nginx-light:nginx php-fpm:php libfcgi-bin:cgi-fcgi uwsgi-core:uwsgi-core \
   uwsgi-plugin-python3:uwsgi_python3

@@ -5,17 +5,20 @@ nothing that happens inside is written to the host. Loopback is shared with the 
 Debian packages: systemd, systemd-container, util-linux.
 """
 
+import ctypes
 import os
 import shutil
 import signal
 import subprocess
 import time
+from itertools import count
 from pathlib import Path
 from typing import Self
 
 NEEDED = ("systemd-nspawn", "nsenter", "unshare", "mount")
 PACKAGES = "apt-get install -y --no-install-recommends systemd systemd-container"
 
+_NUMBERS = count(1)  # several machines may be up at once
 _CGROUPS = Path("/sys/fs/cgroup")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -47,6 +50,15 @@ exec systemd-nspawn --quiet --settings=no -D "$state/root" --machine="$name" --r
 """
 
 
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+
+
+def _die_with_parent():
+    """SIGTERM makes systemd-nspawn power its machine off."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
 def missing() -> list[str]:
     """The programs that are needed and not there."""
     return [name for name in NEEDED if shutil.which(name) is None]
@@ -57,7 +69,7 @@ class Machine:
 
     def __init__(self, state: Path, binds: dict[Path, str], files: dict[str, tuple[int, str]]):
         """`binds`: host path -> read-only path inside; `files`: path inside -> (mode, text)."""
-        self.name = f"poolwright-{os.getpid()}"
+        self.name = f"poolwright-{os.getpid()}-{next(_NUMBERS)}"
         self._state = state
         self._binds = [f"--bind-ro={host}:{inside}" for host, inside in binds.items()]
         self._cgroups: list[Path] = []
@@ -109,6 +121,10 @@ class Machine:
         """One property of a unit."""
         return self.run("systemctl", "show", "--value", "-p", name, unit).strip()
 
+    def path(self, inside: str) -> Path:
+        """A path inside, as the host may open it."""
+        return Path(f"/proc/{self._leader}/root{inside}")
+
     def close(self) -> None:
         """Power off and remove what was made on the host. May be called twice."""
         if self._nspawn is not None:
@@ -147,6 +163,7 @@ class Machine:
                 stdout=console,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509  one prctl(2)
                 env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
             )
         self._leader = self._until(self._find_leader, "no systemd")

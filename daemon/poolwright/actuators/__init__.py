@@ -2,4 +2,5 @@
 
 ACTUATORS: dict[str, str] = {
     "gunicorn": "poolwright.actuators.gunicorn:Gunicorn",
+    "systemd_units": "poolwright.actuators.systemd_units:SystemdUnits",
 }
