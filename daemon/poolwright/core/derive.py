@@ -81,6 +81,8 @@ class Deriver:
             psi_cpu_ratio=_value(good, "psi_cpu_ratio"),
             psi_memory_ratio=_value(good, "psi_memory_ratio"),
             psi_io_ratio=_value(good, "psi_io_ratio"),
+            throttled_ratio=_value(good, "throttled_ratio"),
+            oom_kills=_value(good, "oom_kills"),
             connections=_value(good, "connections"),
             connections_limit=_value(good, "connections_limit"),
             power_w=None if power is None else power.value,

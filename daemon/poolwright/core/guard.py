@@ -24,6 +24,7 @@ _DRAIN_TICKS = 3
 _DRAIN_SHARE = 0.93  # a queue that lost 7 % in three ticks is going away by itself
 _BUSY_CPU = 0.9  # of the host: more workers would only share it
 _FULL_CPU = 0.97  # in two ticks in a row: busy, whatever it was before
+_THROTTLED = 0.25  # of the periods of a CPU quota: the mean hides that it is used up in bursts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +89,12 @@ class Guard:
 
     @property
     def cpu_busy(self) -> bool:
-        """Whether the host's CPU was nearly used up over the recent ticks."""
+        """Whether the host's CPU was nearly used up over the recent ticks, or a quota in a quarter
+        of its periods: more workers would only share it, and wait longer for the next period.
+        """
+        held = [s.throttled_ratio for s in self._recent if s.throttled_ratio is not None]
+        if held and sum(held) / len(held) > _THROTTLED:
+            return True
         known = [s.host_cpu_ratio for s in self._recent if s.host_cpu_ratio is not None]
         return bool(known) and (sum(known) / len(known) > _BUSY_CPU or min(known[-2:]) > _FULL_CPU)
 
@@ -153,7 +159,10 @@ class Guard:
             for reason in breaches:
                 counts[reason] = counts.get(reason, 0) + 1
         least = self._policy.guard.breach_ticks
-        return tuple(sorted(reason for reason, n in counts.items() if n >= least))
+        tripped = {reason for reason, n in counts.items() if n >= least}
+        if any(sample.oom_kills for sample in self._recent):
+            tripped.add(Reason.MEMORY_BREACH)  # a worker is dead already: one tick is enough
+        return tuple(sorted(tripped))
 
     def _unseen(self, sample: Sample) -> tuple[str, ...]:
         """The signals that a rule of the policy needs and that this tick does not give."""

@@ -34,6 +34,8 @@ class Sample:
     psi_cpu_ratio: float | None = None
     psi_memory_ratio: float | None = None
     psi_io_ratio: float | None = None
+    throttled_ratio: float | None = None
+    oom_kills: float | None = None
     connections: float | None = None
     connections_limit: float | None = None
     power_w: float | None = None

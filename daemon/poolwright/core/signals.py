@@ -40,6 +40,10 @@ SIGNALS: dict[str, SignalSpec] = {
     "psi_cpu_ratio": SignalSpec("ratio", "share of time some task waited for CPU"),
     "psi_memory_ratio": SignalSpec("ratio", "share of time some task waited for memory"),
     "psi_io_ratio": SignalSpec("ratio", "share of time some task waited for I/O"),
+    "throttled_ratio": SignalSpec(
+        "ratio", "share of the periods since the last tick in which a CPU quota was used up"
+    ),
+    "oom_kills": SignalSpec("count", "processes of the pool killed for memory since the last tick"),
     "connections": SignalSpec("count", "connections in use at what the pool depends on"),
     "connections_limit": SignalSpec("count", "connections that it accepts"),
     "power_w": SignalSpec("w", "power; source says from where, estimated says modelled"),

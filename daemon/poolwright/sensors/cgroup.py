@@ -12,6 +12,7 @@ from pathlib import Path
 from poolwright.core.errors import PlantFault
 
 _MOUNT = "sys/fs/cgroup"
+_MOST_GROUPS = 1_000  # in one tree that is walked every tick
 _DIGITS = 20  # of a 64-bit number with its sign
 _V1 = ("memory", "cpu", "cpuacct", "cpuset", "pids", "systemd", "blkio", "devices", "freezer")
 
@@ -106,13 +107,54 @@ class Cgroup:
         if best is None:
             return None
         limit, directory = best
-        if (directory / "memory.max").exists():
-            used, field = _number(directory / "memory.current"), b"inactive_file"
-        else:
-            used, field = _number(directory / "memory.usage_in_bytes"), b"total_inactive_file"
-        inactive = _stat_field(directory / "memory.stat", field)
         name = self._name(directory)
-        return MemoryLimit(limit_bytes=limit, used_bytes=max(0, used - inactive), group=name)
+        return MemoryLimit(limit_bytes=limit, used_bytes=_working_set(directory), group=name)
+
+    def working_set(self) -> int:
+        """Memory of the group and those below it, in bytes, less what the kernel would give back.
+
+        Raises PlantFault, also where no memory controller knows the group.
+        """
+        return _working_set(self._directory("memory"))
+
+    def throttling(self) -> dict[str, tuple[int, int]]:
+        """Of each group with a CPU quota, from this one to the root: how many periods it had
+        something to run, and in how many of them the quota was used up. Raises PlantFault.
+        """
+        found = {}
+        for directory in self._upward("cpu"):
+            if _quota(directory) is not None:
+                path = directory / "cpu.stat"
+                counts = _stat_field(path, b"nr_periods"), _stat_field(path, b"nr_throttled")
+                found[self._name(directory)] = counts
+        return found
+
+    def oom_kills(self) -> dict[str, int]:
+        """How many processes were killed for memory, by group; version 2 adds up what is below.
+
+        Version 1 counts each group alone, so all below are looked at. Raises PlantFault.
+        """
+        top = self._directory("memory")
+        if (path := top / "memory.events").exists():
+            return {self.name: _stat_field(path, b"oom_kill")}
+        found: dict[str, int] = {}
+        for directory, _, _ in os.walk(top):
+            if len(found) >= _MOST_GROUPS:
+                raise PlantFault(
+                    f"control group {self.name}: more than {_MOST_GROUPS} groups in it"
+                )
+            try:
+                found[directory] = _stat_field(Path(directory, "memory.oom_control"), b"oom_kill")
+            except PlantFault:
+                if Path(directory).exists():  # else removed while we walked
+                    raise
+        return found
+
+    def pressure(self, resource: str) -> Path | None:
+        """The file that tells the group's stalls; None where the kernel keeps none of a group."""
+        base = self._mount if self._unified else self._mount / "unified"
+        path = base / self.name[1:] / f"{resource}.pressure"
+        return path if path.exists() else None
 
     def pids(self) -> tuple[int, ...]:
         """The processes of the group and of the groups below it. Raises PlantFault."""
@@ -221,6 +263,14 @@ def _quota(directory: Path) -> float | None:
     if period <= 0 or quota <= 0:
         raise PlantFault(f"{path}: quota {quota} of period {period} makes no sense")
     return quota / period
+
+
+def _working_set(directory: Path) -> int:
+    if (directory / "memory.usage_in_bytes").exists():
+        used, field = _number(directory / "memory.usage_in_bytes"), b"total_inactive_file"
+    else:
+        used, field = _number(directory / "memory.current"), b"inactive_file"
+    return max(0, used - _stat_field(directory / "memory.stat", field))
 
 
 def _usage_s(directory: Path) -> float:

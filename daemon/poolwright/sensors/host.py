@@ -23,9 +23,9 @@ from poolwright.core.errors import PlantFault
 from poolwright.core.model import Reading, Status
 from poolwright.core.units import PathText
 from poolwright.sensors.cgroup import Cgroup, slurp, why
+from poolwright.sensors.pressure import Stalls
 
 _PRESSURE = ("cpu", "memory", "io")
-_DIGITS = 20  # of a 64-bit counter
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class Host:
         self._proc = root / "proc"
         self._cpu: CpuTimes | None = None
         self._quota: tuple[str, float, int] | None = None  # group, CPU seconds used, at ns
-        self._stalled: dict[str, tuple[int, int]] = {}  # resource -> stall in us, at ns
+        self._stalls = {resource: Stalls() for resource in _PRESSURE}
 
     async def start(self) -> None:
         """Nothing to open."""
@@ -119,7 +119,7 @@ class Host:
     async def close(self) -> None:
         """Forget what was seen."""
         self._cpu, self._quota = None, None
-        self._stalled.clear()
+        self._stalls = {resource: Stalls() for resource in _PRESSURE}
 
     async def read(self, now_ns: int) -> tuple[Reading, ...]:
         """Each part by itself: a broken file costs only its own signals."""
@@ -197,21 +197,16 @@ class Host:
     def _pressure(self, resource: str, now_ns: int) -> Reading:
         """Absent (kernel < 4.20 or psi=0) is no data; a file that makes no sense is an error."""
         signal, path = f"psi_{resource}_ratio", self._proc / "pressure" / resource
-        last = self._stalled.pop(resource, None)
         try:
-            text = slurp(str(path))
+            ratio = self._stalls[resource].ratio(path, now_ns)
         except OSError as error:
             detail = f"{path}: {why(error)} (kernel without PSI?)"
             return self._none(signal, now_ns, detail)
-        line = next((x for x in text.splitlines() if x.startswith(b"some ")), b"")
-        total = line.rpartition(b" total=")[2]
-        if not total.isdigit() or len(total) > _DIGITS:
-            return self._none(signal, now_ns, f"{path}: has no total of `some`", Status.ERROR)
-        self._stalled[resource] = int(total), now_ns
-        if last is None or now_ns <= last[1] or int(total) < last[0]:
+        except PlantFault as fault:
+            return self._none(signal, now_ns, str(fault), Status.ERROR)
+        if ratio is None:
             return self._none(signal, now_ns, "no difference yet, or a counter went back")
-        ratio = (int(total) - last[0]) * 1e3 / (now_ns - last[1])
-        return self._ok(signal, now_ns, min(1.0, ratio))
+        return self._ok(signal, now_ns, ratio)
 
     def _ok(self, signal: str, now_ns: int, value: float, detail: str = "") -> Reading:
         return Reading(
