@@ -77,11 +77,31 @@ def test_pressure_in_part(host):
 def test_rapl_readable_and_not(host):
     zone = host.sys / "class/powercap/intel-rapl:0"
     write(zone / "name", "package-0\n")
+    write(zone / "max_energy_range_uj", "262143328850\n")
     finding = found(host)["power (RAPL)"]
     assert finding.state is State.LIMITED
     assert "energy_uj" in finding.advice
+    assert found(host)["power"].seen.startswith("modelled")
     write(zone / "energy_uj", "123\n")
     assert found(host)["power (RAPL)"].seen == "readable: package-0"
+    assert found(host)["power"].seen == "measured: source auto takes RAPL"
+
+
+def test_the_best_meter_is_named_and_how_to_have_a_better_one(host, monkeypatch):
+    bare = found(host)
+    assert bare["power"].state is State.LIMITED
+    assert "idle_w and peak_w" in bare["power"].advice
+    assert "acpi_power_meter" in bare["power (hwmon)"].advice
+    assert "udev rule" in bare["power (BMC)"].advice
+    assert "udev" not in bare["power (BMC)"].seen
+    write(host.sys / "class/hwmon/hwmon0/name", "power_meter\n")
+    write(host.sys / "class/hwmon/hwmon0/power1_average", "212000000\n")
+    measured = found(host)
+    assert measured["power (hwmon)"].seen.startswith("212 W")
+    assert measured["power"].seen == "measured: source auto takes hwmon"
+    write(host.sys.parent / "dev/ipmi0", "")
+    monkeypatch.setenv("PATH", "")
+    assert found(host)["power (BMC)"].state is State.LIMITED
 
 
 def test_capabilities_are_read_as_bits(host):

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from poolwright.core.errors import PlantFault, PolicyError
 from poolwright.core.model import Status
-from poolwright.sensors.power import (
+from poolwright.sensors.power import Power
+from poolwright.sensors.power_curve import (
     IDLE_W_PER_CPU,
     PEAK_W_PER_CPU,
     PRIOR_STD_RATIO,
-    Power,
+    curve_of,
 )
 from poolwright.sensors.rapl import Zone, discover, grown_uj, watts
 
@@ -278,7 +279,7 @@ async def test_garbage_cpu_times_are_an_error(tmp_path, proc, text):
 @given(st.lists(st.floats(1.0, 500.0), min_size=4, max_size=4), st.floats(-0.5, 1.5))
 def test_a_curve_stays_within_its_ends(points, share):
     a, b, c, d = sorted(points)
-    curve = Power.Options(idle_w=a, at_10_w=b, at_50_w=c, peak_w=d).curve(1)
+    curve = curve_of(1, a, b, c, d)
     assert a - 1e-9 <= curve.at(share)[0] <= d + 1e-9
 
 

@@ -13,7 +13,8 @@ from prometheus_client.openmetrics.exposition import generate_latest as openmetr
 from poolwright.core.errors import PolicyError
 from poolwright.core.model import Status
 from poolwright.core.sketch import RELATIVE_ERROR
-from poolwright.sensors.prometheus import Prometheus, PrometheusOptions, Signals, Source
+from poolwright.sensors.prometheus import Prometheus
+from poolwright.sensors.prometheus_mapping import PrometheusOptions, Signals, Source
 from poolwright.sensors.prometheus_page import (
     MOST_LINES,
     Counters,

@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from poolwright.cli.doctor_power import power_seen
 from poolwright.policy.quantities import render
 
 _CAP_KILL = 5  # capability numbers: include/uapi/linux/capability.h
@@ -75,7 +76,7 @@ def examine(host: Host) -> Iterator[Finding]:
     """Everything that can be told of a host."""
     yield from _cgroup(host)
     yield _pressure(host)
-    yield _rapl(host)
+    yield from _power(host)
     yield _sock_diag()
     yield from _capabilities(host)
     yield from _gunicorns(host)
@@ -158,26 +159,9 @@ def _pressure(host: Host) -> Finding:
     )
 
 
-def _rapl(host: Host) -> Finding:
-    zones = sorted((host.sys / "class/powercap").glob("intel-rapl:*"))
-    if not zones:
-        return Finding(
-            topic="power (RAPL)",
-            state=State.ABSENT,
-            seen="no powercap zones: watts are modelled, and labelled so",
-            advice="on bare metal: modprobe intel_rapl_msr (also for AMD); most guests have none",
-        )
-    readable = [zone for zone in zones if _read(zone / "energy_uj")]
-    if readable:
-        names = ", ".join(_read(zone / "name") or zone.name for zone in readable)
-        return Finding(topic="power (RAPL)", state=State.OK, seen=f"readable: {names}")
-    return Finding(
-        topic="power (RAPL)",
-        state=State.LIMITED,
-        seen=f"{len(zones)} zones, of which none may be read",
-        advice="chgrp poolwright /sys/class/powercap/intel-rapl:*/energy_uj && chmod g+r the same, "
-        "at each boot (a line `z` of tmpfiles.d); energy can leak secrets: CVE-2020-8694",
-    )
+def _power(host: Host) -> Iterator[Finding]:
+    for topic, state, seen, advice in power_seen(host.sys.parent):
+        yield Finding(topic=topic, state=State(state), seen=seen, advice=advice)
 
 
 def _sock_diag() -> Finding:

@@ -8,6 +8,7 @@
         latency: {histogram: http_request_duration_seconds}
         service_time: {summary: handler_milliseconds, scale: 0.001}
         memory: {gauge: process_resident_memory_bytes}
+    - {kind: prometheus, url: "http://127.0.0.1:28282/metrics", preset: kepler}   # power
 
 Label patterns are shell patterns; all series that match are added up. A page is believed whole or
 not at all: when it is late, too long, cut, or cannot be parsed, every reading is an error.
@@ -17,7 +18,7 @@ import fnmatch
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import fields, replace
 from functools import partial
 
 from prometheus_client.metrics_core import Metric
@@ -25,7 +26,13 @@ from prometheus_client.samples import Sample
 
 from poolwright.core.errors import PlantFault, PolicyError
 from poolwright.core.model import Reading, Status
-from poolwright.core.units import Bytes, Seconds
+from poolwright.sensors.prometheus_mapping import (
+    DECLARED,
+    PRESETS,
+    SIGNALS,
+    PrometheusOptions,
+    Source,
+)
 from poolwright.sensors.prometheus_page import Counters, Labels, PageError, Series, Sieve, spread
 from poolwright.sensors.scrape import Terms, Url, scrape
 
@@ -34,85 +41,14 @@ _ACCEPT = {_OPENMETRICS: ";version=1.0.0", "text/plain": ";version=0.0.4;q=0.5"}
 _METRIC = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _BEYOND_RATIO = 0.01
 
-# YAML name -> signal and the kinds of metric that can tell it
-_SIGNALS: dict[str, tuple[str, frozenset[str]]] = {
-    "throughput": ("throughput_rps", frozenset({"counter"})),
-    "errors": ("errors_rps", frozenset({"counter"})),
-    "latency": ("latency_s", frozenset({"histogram", "summary"})),
-    "service_time": ("service_time_s", frozenset({"histogram", "summary"})),
-    "queue_length": ("queue_length", frozenset({"gauge"})),
-    "worker_count": ("worker_count", frozenset({"gauge"})),
-    "cpu": ("cpu_cores", frozenset({"counter"})),
-    "memory": ("memory_bytes", frozenset({"gauge"})),
-    "power": ("power_w", frozenset({"gauge", "counter"})),
-    "connections": ("connections", frozenset({"gauge"})),
-    "connections_limit": ("connections_limit", frozenset({"gauge"})),
-}
-# what a page may declare a metric to be; a counter may be the _count of a histogram or summary
-_DECLARED = {
-    "counter": {"counter", "unknown", "untyped", "histogram", "summary"},
-    "gauge": {"gauge", "unknown", "untyped"},
-    "histogram": {"histogram"},
-    "summary": {"summary"},
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """Where one signal comes from: exactly one of the four kinds, by the metric's name."""
-
-    counter: str | None = field(default=None, metadata={"doc": "its growth a second"})
-    gauge: str | None = field(default=None, metadata={"doc": "its value"})
-    histogram: str | None = field(default=None, metadata={"doc": "name without _bucket"})
-    summary: str | None = field(default=None, metadata={"doc": "name without _sum; mean only"})
-    labels: dict[str, str] = field(
-        default_factory=dict, metadata={"doc": "shell patterns that a series' labels must match"}
-    )
-    scale: float = field(
-        default=1.0, metadata={"doc": "factor to seconds, bytes, cores or watts: 0.001 for ms"}
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Signals:
-    """Which signals to take, and where from."""
-
-    throughput: Source | None = field(default=None, metadata={"doc": "requests completed"})
-    errors: Source | None = field(default=None, metadata={"doc": "requests failed"})
-    latency: Source | None = field(default=None, metadata={"doc": "what clients waited, in all"})
-    service_time: Source | None = field(default=None, metadata={"doc": "time in a worker"})
-    queue_length: Source | None = field(default=None, metadata={"doc": "requests waiting, now"})
-    worker_count: Source | None = field(default=None, metadata={"doc": "workers, now"})
-    cpu: Source | None = field(default=None, metadata={"doc": "counter of CPU seconds"})
-    memory: Source | None = field(default=None, metadata={"doc": "bytes, now"})
-    power: Source | None = field(default=None, metadata={"doc": "watts, or counter of joules"})
-    connections: Source | None = field(
-        default=None, metadata={"doc": "connections in use at what the pool depends on, now"}
-    )
-    connections_limit: Source | None = field(
-        default=None, metadata={"doc": "connections that it accepts, now"}
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrometheusOptions:
-    """What a `prometheus` sensor may be told."""
-
-    url: str = field(metadata={"doc": "http://host:port/path of the metrics"})
-    signals: Signals = field(metadata={"doc": "signal: where it comes from"})
-    timeout: Seconds = field(default=0.5, metadata={"doc": "for the whole scrape"})
-    max_bytes: Bytes = field(
-        default=8 * 1024 * 1024, metadata={"doc": "longest page, after decompression"}
-    )
-
 
 class _Wanted:
     """One signal: what to look for on a page, and what was counted up to the last one."""
 
     def __init__(self, key: str, source: Source) -> None:
         """Check the mapping. Raises PolicyError."""
-        self.signal, kinds = _SIGNALS[key]
-        named = {kind: getattr(source, kind) for kind in _DECLARED if getattr(source, kind)}
+        self.signal, kinds = SIGNALS[key]
+        named = {kind: getattr(source, kind) for kind in DECLARED if getattr(source, kind)}
         if len(named) != 1 or not named.keys() <= kinds:
             choice = " or ".join(sorted(kinds))
             raise PolicyError(f"signals.{key}: needs exactly one metric, a {choice}")
@@ -123,6 +59,7 @@ class _Wanted:
             raise PolicyError(f"signals.{key}.scale: must be above 0, not {source.scale}")
         self.scale = source.scale
         self.counters = Counters()
+        self.held: Mapping[Labels, Series] | None = None  # of energy, when it last moved
         self._labels = {
             name: re.compile(fnmatch.translate(pattern)) for name, pattern in source.labels.items()
         }
@@ -148,7 +85,7 @@ class _Wanted:
             declared = any(family.name in self.lines for family in families)
             return "declared, but without a series yet" if declared else ""
         for family in mine:
-            if family.type not in _DECLARED[self.kind]:
+            if family.type not in DECLARED[self.kind]:
                 raise PageError(f"{self.name} is a {family.type}, not a {self.kind}")
         samples = [s for f in mine for s in f.samples if s.name in self.samples]
         absent = [n for n in self._labels if not any(n in s.labels for s in samples)]
@@ -228,10 +165,19 @@ class Prometheus:
         self._options = options
         chosen = ((f.name, getattr(options.signals, f.name)) for f in fields(options.signals))
         self._wanted = [_Wanted(key, source) for key, source in chosen if source is not None]
-        if not self._wanted:
-            raise PolicyError("signals: names no signal")
+        self._offers = [
+            (offer, _Wanted("power", offer.source))
+            for offer in PRESETS.get(options.preset or "", ())
+        ]
+        if not self._wanted and not self._offers:
+            raise PolicyError("signals: names no signal, and there is no preset")
         self.signals = tuple(one.signal for one in self._wanted)
-        self._lines = frozenset(name for one in self._wanted for name in one.lines)
+        if self._offers:
+            if "power_w" in self.signals:
+                raise PolicyError(f"signals.power: the preset {options.preset} gives it already")
+            self.signals += ("power_w",)
+        every = [*self._wanted, *(one for _, one in self._offers)]
+        self._lines = frozenset(name for one in every for name in one.lines)
         self._terms = Terms(accept=_ACCEPT, timeout_s=options.timeout, most_bytes=options.max_bytes)
         self._started = False
 
@@ -251,10 +197,28 @@ class Prometheus:
         except PlantFault as exc:
             failed = partial(tell, status=Status.ERROR, detail=str(exc))
             return tuple(failed(signal=name) for name in self.signals)
-        return tuple(
+        readings = [
             self._reading(one, families, now_ns, partial(tell, signal=one.signal))
             for one in self._wanted
-        )
+        ]
+        if self._offers:
+            readings.append(self._power(families, now_ns, partial(tell, signal="power_w")))
+        return tuple(readings)
+
+    def _power(self, families: list[Metric], now_ns: int, tell: "partial[Reading]") -> Reading:
+        """The best metric of power that the preset knows; the one that was found first stays."""
+        if len(self._offers) > 1:
+            found = [pair for pair in self._offers if _has(pair[1], families)]
+            if not found:
+                names = ", ".join(dict.fromkeys(one.name for _, one in self._offers))
+                detail = f"{self._options.url}: none of {names} is on the page"
+                return tell(status=Status.ERROR, detail=detail)
+            self._offers = found[:1]
+        offer, one = self._offers[0]
+        reading = self._reading(one, families, now_ns, tell)
+        if reading.value is None:
+            return reading
+        return replace(reading, std=offer.std_ratio * reading.value, detail=offer.text)
 
     async def _scrape(self) -> list[Metric]:
         """The wanted families of one whole page. Raises PlantFault naming the url."""
@@ -276,10 +240,12 @@ class Prometheus:
         try:
             found = one.look(families)
             if found == "":
-                return error(detail=f"{self._options.url}: {one.name} is not on the page")
+                raise PageError(f"{one.name} is not on the page")  # noqa: TRY301 - said below
             series = {} if isinstance(found, str) else found
             if one.kind == "gauge":
                 return _gauge(one, series, tell)
+            if one.signal == "power_w" and series:
+                return _energy(one, series, now_ns, tell)
             growth = one.counters.advance(series, now_ns)
             if isinstance(found, str):
                 return tell(status=Status.NO_DATA, detail=f"{one.name} is {found}")
@@ -303,7 +269,39 @@ class Prometheus:
 def _gauge(one: _Wanted, series: Mapping[Labels, Series], tell: "partial[Reading]") -> Reading:
     if not series:
         return tell(status=Status.NO_DATA, detail=f"no series of {one.name} matches the labels")
-    return tell(value=_finite(sum(s.counts[0] for s in series.values()) * one.scale, one.name))
+    value = _finite(sum(s.counts[0] for s in series.values()) * one.scale, one.name)
+    if one.signal == "power_w" and value == 0.0:
+        return tell(status=Status.NO_DATA, detail=f"{one.name} is 0 watts: nothing is measured")
+    return tell(value=value)
+
+
+def _energy(
+    one: _Wanted, series: Mapping[Labels, Series], now_ns: int, tell: "partial[Reading]"
+) -> Reading:
+    """Mean watts since the counters of joules last moved. Raises PageError.
+
+    An exporter that counts every five seconds has not measured zero watts in the other four. RAPL
+    begins again at zero every few minutes, which looks like a restart: what was lost is not known.
+    """
+    none = partial(tell, status=Status.NO_DATA)
+    before, one.held = one.held, series
+    if before == series:
+        return none(detail=f"{one.name} has not moved since the last scrape")
+    growth = one.counters.advance(series, now_ns)
+    if growth is None or before is None:
+        return none(detail="a difference needs two scrapes")
+    if growth.restarted or before.keys() != series.keys():
+        return none(detail=f"{one.name} was counted from zero again, or its series are others")
+    joules = sum(s.counts[0] for s in growth.series) * one.scale
+    return tell(value=_finite(joules / growth.elapsed_s, one.name))
+
+
+def _has(one: _Wanted, families: list[Metric]) -> bool:
+    """Whether the page has at least one series of it that can be believed."""
+    try:
+        return isinstance(found := one.look(families), dict) and bool(found)
+    except PageError:
+        return False
 
 
 def _durations(
