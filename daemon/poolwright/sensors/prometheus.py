@@ -10,6 +10,12 @@
         memory: {gauge: process_resident_memory_bytes}
     - {kind: prometheus, url: "http://127.0.0.1:28282/metrics", preset: kepler}   # power
 
+Quantiles come from classic buckets: those of all series and of all ticks are put together before a
+quantile is taken, and no quantile is ever averaged. A summary gives its mean: its quantiles cover a
+window of the exporter's own, and those of two processes cannot be put together. Native histograms
+travel as protobuf; the drafts of a text form are refused by name where no classic buckets stand
+beside them (the parser of prometheus_client 0.26 loses their buckets below one second).
+
 Label patterns are shell patterns; all series that match are added up. A page is believed whole or
 not at all: when it is late, too long, cut, or cannot be parsed, every reading is an error.
 """
