@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import statistics
 import time
 
@@ -217,6 +218,28 @@ async def test_restarted_by_hand_all_at_once_or_one_by_one_is_another_epoch(mach
         assert (again.epoch, again.detail) == (seen.epoch, LIMITS)
 
 
+async def test_restarted_by_hand_after_a_crash_is_another_epoch(machine, units):
+    made = units()
+    await inside(machine, "systemctl", "kill", "-s", "KILL", "worker@1", "worker@2")
+    before = await until_read(made, lambda seen: seen.setting == setting(workers=2))
+    await inside(machine, "systemctl", "restart", "worker@1", "worker@2")
+    after = await until_read(made, lambda seen: seen.epoch != before.epoch)
+    assert after.setting == setting(workers=2)
+
+
+async def test_a_template_with_an_escaped_name(machine, units):
+    """The backslash of `we-b` means itself, and not the next letter of a pattern."""
+    await inside(machine, "systemctl", "start", r"we\x2db@1")
+    made = units(r"we\x2db@.service")
+    assert (await made.read()).setting == setting(workers=1)
+    await moved(made, 2)
+    assert (await made.read()).setting == setting(workers=2)
+    await moved(made, 1)
+    await inside(machine, "systemctl", "stop", r"we\x2db@1")
+    with pytest.raises(PlantFault, match="no instance is active"):
+        await made.read()
+
+
 async def test_limits_changed_while_it_runs_are_seen(machine, units):
     made = units()
     assert (await made.read()).detail == LIMITS
@@ -277,7 +300,18 @@ async def test_without_a_rule_it_is_refused_and_the_shipped_rule_allows_just_the
     file = "/etc/polkit-1/rules.d/50-poolwright-units.rules"
     await asyncio.to_thread(machine.run, "tee", file, stdin=rule)
     await inside(machine, "systemctl", "restart", "polkit")
-    allowed = json.loads(await inside(machine, *command))
+    # as the shipped unit runs it
+    unit = (units_machine.ROOT / "deploy/systemd/poolwright.service").read_text()
+    keys = r"^((?:Protect|Private|Restrict|SystemCall|Lock|NoNew|Keyring|MemoryDeny)\w*=.*)$"
+    hardened = [f"--property={line}" for line in re.findall(keys, unit, re.MULTILINE)]
+    assert "--property=NoNewPrivileges=yes" in hardened
+    exports = [f"--setenv={one}" for one in exports]
+    allowed = json.loads(
+        await inside(
+            machine, "systemd-run", "--pipe", "--wait", "--quiet", "--uid=poolwright",
+            *exports, *hardened, units_machine.PYTHON, "-c", _AS_POOLWRIGHT,
+        )
+    )  # fmt: skip
     assert [status for _, status, _ in allowed] == ["applied", "applied", "refused", "applied"]
     assert active(machine) == [1, 2]
 

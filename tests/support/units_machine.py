@@ -65,6 +65,7 @@ ExecStart=/usr/bin/python3 /opt/worker.py %i {word}
 _TEMPLATES = {
     "worker": ("", "Restart=on-failure\nRestartSec=400ms\nCPUQuota=50%\nMemoryMax=100M"),
     "plain": ("", ""),
+    r"we\x2db": ("", ""),
     "stubborn": ("stubborn", "TimeoutStopSec=500ms"),
 }
 _SYSUSERS = "u poolwright - - -\n"

@@ -147,7 +147,7 @@ class SystemdUnits:
     async def _look(self, within_s: float, *, moving: bool) -> View:
         """All instances now. Raises PlantFault."""
         began = time.monotonic()
-        pattern = self._stem.replace("\\", "\\\\") + "*.service"
+        pattern = f"{self._stem}*.service"  # a backslash in it is one: systemd's FNM_NOESCAPE
         try:
             (rows,) = await self._bus.call(
                 Call(method="ListUnitsByPatterns", signature="asas", body=([], [pattern])), within_s
