@@ -26,7 +26,7 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MASKED = (
     "systemd-timesyncd", "systemd-networkd", "systemd-resolved", "systemd-logind",
     "systemd-binfmt", "keyboard-setup", "console-setup", "e2scrub_reap", "prometheus",
-    "prometheus-node-exporter",
+    "prometheus-node-exporter", "prometheus-ipmi-exporter",
 )  # fmt: skip
 
 # Mounts the overlay and becomes systemd-nspawn. $1 the state folder, $2 the machine's name, the
