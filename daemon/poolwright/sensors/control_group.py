@@ -25,10 +25,9 @@ from pathlib import Path
 from poolwright.core.errors import PlantFault
 from poolwright.core.model import Reading, Status
 from poolwright.core.units import PathText
-from poolwright.sensors.cgroup import Cgroup, why
-from poolwright.sensors.pressure import Stalls
+from poolwright.sensors.cgroup import Cgroup
+from poolwright.sensors.pressure import RESOURCES, Stalls
 
-_PRESSURE = ("cpu", "memory", "io")
 _FIRST = "first look: no difference yet"
 
 Told = tuple[Reading, ...]
@@ -52,7 +51,7 @@ class ControlGroup:
         "host_memory_used_bytes",
         "memory_limit_bytes",
         "oom_kills",
-        *(f"psi_{resource}_ratio" for resource in _PRESSURE),
+        *(f"psi_{resource}_ratio" for resource in RESOURCES),
     )
     deadline_s: float | None = None
 
@@ -65,7 +64,7 @@ class ControlGroup:
         self._used: tuple[int, float] | None = None  # at ns, CPU seconds
         self._periods: dict[str, tuple[int, int]] | None = None
         self._kills: dict[str, int] | None = None
-        self._stalls = {resource: Stalls() for resource in _PRESSURE}
+        self._stalls = {resource: Stalls() for resource in RESOURCES}
 
     async def start(self) -> None:
         """Nothing to open: the service may start after us."""
@@ -89,7 +88,7 @@ class ControlGroup:
                 readings += part(now_ns)
             except PlantFault as fault:
                 readings += [self._none(s, now_ns, str(fault), Status.ERROR) for s in signals]
-        return (*readings, *(self._pressure(resource, now_ns) for resource in _PRESSURE))
+        return (*readings, *(self._pressure(resource, now_ns) for resource in RESOURCES))
 
     def _cpu(self, now_ns: int) -> Told:
         last, self._used = self._used, None
@@ -153,15 +152,7 @@ class ControlGroup:
         if path is None:
             detail = f"the kernel tells no {resource} pressure of {self._group.name}"
             return self._none(signal, now_ns, f"{detail} (version 1, or without PSI)")
-        try:
-            ratio = self._stalls[resource].ratio(path, now_ns)
-        except OSError as error:
-            return self._none(signal, now_ns, f"{path}: {why(error)} (kernel without PSI?)")
-        except PlantFault as fault:
-            return self._none(signal, now_ns, str(fault), Status.ERROR)
-        if ratio is None:
-            return self._none(signal, now_ns, "no difference yet, or a counter went back")
-        return self._ok(signal, now_ns, ratio)
+        return self._stalls[resource].reading(signal, self.source, path, now_ns)
 
     def _ok(self, signal: str, now_ns: int, value: float, detail: str = "") -> Reading:
         return Reading(

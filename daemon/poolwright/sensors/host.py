@@ -23,9 +23,7 @@ from poolwright.core.errors import PlantFault
 from poolwright.core.model import Reading, Status
 from poolwright.core.units import PathText
 from poolwright.sensors.cgroup import Cgroup, slurp, why
-from poolwright.sensors.pressure import Stalls
-
-_PRESSURE = ("cpu", "memory", "io")
+from poolwright.sensors.pressure import RESOURCES, Stalls
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +109,7 @@ class Host:
         self._proc = root / "proc"
         self._cpu: CpuTimes | None = None
         self._quota: tuple[str, float, int] | None = None  # group, CPU seconds used, at ns
-        self._stalls = {resource: Stalls() for resource in _PRESSURE}
+        self._stalls = {resource: Stalls() for resource in RESOURCES}
 
     async def start(self) -> None:
         """Nothing to open."""
@@ -119,7 +117,7 @@ class Host:
     async def close(self) -> None:
         """Forget what was seen."""
         self._cpu, self._quota = None, None
-        self._stalls = {resource: Stalls() for resource in _PRESSURE}
+        self._stalls = {resource: Stalls() for resource in RESOURCES}
 
     async def read(self, now_ns: int) -> tuple[Reading, ...]:
         """Each part by itself: a broken file costs only its own signals."""
@@ -134,7 +132,9 @@ class Host:
                 readings += part(now_ns)
             except PlantFault as fault:
                 readings += [self._none(s, now_ns, str(fault), Status.ERROR) for s in signals]
-        readings += [self._pressure(resource, now_ns) for resource in _PRESSURE]
+        for resource, stalls in self._stalls.items():
+            path = self._proc / "pressure" / resource
+            readings.append(stalls.reading(f"psi_{resource}_ratio", self.source, path, now_ns))
         return tuple(readings)
 
     def _read_cpu(self, now_ns: int) -> tuple[Reading, ...]:
@@ -193,20 +193,6 @@ class Host:
         if not 0.0 <= load < 1e9:
             raise PlantFault(f"{path}: {load} is not a load average")
         return (self._ok("load_average", now_ns, load),)
-
-    def _pressure(self, resource: str, now_ns: int) -> Reading:
-        """Absent (kernel < 4.20 or psi=0) is no data; a file that makes no sense is an error."""
-        signal, path = f"psi_{resource}_ratio", self._proc / "pressure" / resource
-        try:
-            ratio = self._stalls[resource].ratio(path, now_ns)
-        except OSError as error:
-            detail = f"{path}: {why(error)} (kernel without PSI?)"
-            return self._none(signal, now_ns, detail)
-        except PlantFault as fault:
-            return self._none(signal, now_ns, str(fault), Status.ERROR)
-        if ratio is None:
-            return self._none(signal, now_ns, "no difference yet, or a counter went back")
-        return self._ok(signal, now_ns, ratio)
 
     def _ok(self, signal: str, now_ns: int, value: float, detail: str = "") -> Reading:
         return Reading(

@@ -1,9 +1,13 @@
 """Pressure stall information of the host or of one control group: admin-guide/accounting/psi."""
 
+from functools import partial
 from pathlib import Path
 
 from poolwright.core.errors import PlantFault
-from poolwright.sensors.cgroup import slurp
+from poolwright.core.model import Reading, Status
+from poolwright.sensors.cgroup import slurp, why
+
+RESOURCES = ("cpu", "memory", "io")
 
 _DIGITS = 20  # of a 64-bit counter
 
@@ -15,11 +19,25 @@ class Stalls:
         """Nothing was read yet."""
         self._last: tuple[int, int] | None = None  # stall in us, at ns
 
-    def ratio(self, path: Path, now_ns: int) -> float | None:
-        """The share of time in which some task waited, 0..1; None without a difference.
+    def reading(self, signal: str, source: str, path: Path, now_ns: int) -> Reading:
+        """The share of time in which some task waited, 0..1.
 
-        Raises OSError where the kernel does not tell it, PlantFault where the file makes no sense.
+        Absent (kernel < 4.20 or psi=0) is no data; a file that makes no sense is an error.
         """
+        tell = partial(Reading, signal=signal, source=source, taken_mono_ns=now_ns)
+        none = partial(tell, status=Status.NO_DATA)
+        try:
+            ratio = self._ratio(path, now_ns)
+        except OSError as error:
+            return none(detail=f"{path}: {why(error)} (kernel without PSI?)")
+        except PlantFault as fault:
+            return tell(status=Status.ERROR, detail=str(fault))
+        if ratio is None:
+            return none(detail="no difference yet, or a counter went back")
+        return tell(value=ratio)
+
+    def _ratio(self, path: Path, now_ns: int) -> float | None:
+        """None without a difference. Raises OSError, and PlantFault for what makes no sense."""
         last, self._last = self._last, None
         text = slurp(str(path))
         line = next((x for x in text.splitlines() if x.startswith(b"some ")), b"")
