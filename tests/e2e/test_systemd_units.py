@@ -218,6 +218,22 @@ async def test_restarted_by_hand_all_at_once_or_one_by_one_is_another_epoch(mach
         assert (again.epoch, again.detail) == (seen.epoch, LIMITS)
 
 
+async def test_a_restart_that_drains_for_longer_than_a_start_takes_is_no_other_hand(machine, units):
+    made = units(step_timeout=0.5)
+    before = await made.read()
+    async with Broker(machine, 1.5) as broker:
+        await broker.busy(2)
+        restart = asyncio.create_task(inside(machine, "systemctl", "restart", "worker@*"))
+        seen = before
+        while seen.epoch == before.epoch:
+            assert seen.setting == before.setting
+            assert "hand" not in seen.detail
+            seen = await until_read(made, lambda _: True)
+        await restart
+        assert seen.setting == before.setting
+    assert (broker.given, broker.lost) == (broker.done, 0)
+
+
 async def test_restarted_by_hand_after_a_crash_is_another_epoch(machine, units):
     made = units()
     await inside(machine, "systemctl", "kill", "-s", "KILL", "worker@1", "worker@2")

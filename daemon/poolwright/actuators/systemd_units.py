@@ -8,7 +8,7 @@ which is then said. With Type=notify an instance counts when it says that it is 
 Type=simple as soon as it was forked.
 
 What counts as serving, another hand and a new epoch: `systemd_watch`. An instance that is coming
-(restarting, or started by somebody) is waited for before a level is told, up to `step_timeout`.
+(restarting, or started by somebody) is waited for before a level is told, within both timeouts.
 Any user may look; to start and stop, a rule of polkit has to allow it (deploy/polkit).
 """
 
@@ -85,7 +85,7 @@ class SystemdUnits:
         self._bus = Bus(options.bus.removeprefix("unix:"))
         self._watch = Watch()
         self._lock = asyncio.Lock()  # one move at a time, also when one is cancelled for the next
-        self._coming_since_s: float | None = None
+        self._coming: dict[int, tuple[str, float]] = {}  # number -> what it does, since when
         self._limits: dict[int, tuple[int, int]] = {}
         self._turn = 0
         self.endpoint = f"{options.template} at {self._bus.path}"
@@ -229,16 +229,25 @@ class SystemdUnits:
     def _wait_for(self, view: View) -> None:
         """Raises PlantFault while instances are coming: a count in the middle of that is no level.
 
-        Not for longer than `step_timeout`: one that cannot start must not hide the others.
+        Each may take `step_timeout` to start, and `drain_timeout` to stop when it is restarted; one
+        that takes longer must not hide the others.
         """
         now = time.monotonic()
-        if not view.coming:
-            self._coming_since_s = None
-            return
-        if self._coming_since_s is None:
-            self._coming_since_s = now
-        if now - self._coming_since_s <= self._options.step_timeout:
-            raise PlantFault(f"{self.endpoint}: {_all(view.coming)}")
+        known, self._coming = self._coming, {}
+        for one in view.coming:
+            before = known.get(one.number)
+            if before is None or before[0] != one.active:
+                before = one.active, now
+            self._coming[one.number] = before
+        options = self._options
+        limits = {"deactivating": options.drain_timeout}
+        awaited = [
+            one
+            for one in view.coming
+            if now - self._coming[one.number][1] <= limits.get(one.active, options.step_timeout)
+        ]
+        if awaited:
+            raise PlantFault(f"{self.endpoint}: {_all(awaited)}")
 
     # Moving
 
