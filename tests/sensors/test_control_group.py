@@ -186,15 +186,15 @@ class OwnGroup:
     """A control group below ours in the hierarchies that are there, removed at the end."""
 
     def __init__(self):
-        mine = {}
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            mine[controllers] = path
-        # A group has one path in all hierarchies for us, and memory is where we have not the root.
-        self.name = f"{mine.get('memory', mine['']).rstrip('/')}/poolwright-{os.getpid()}"
         mount = Path("/sys/fs/cgroup")
-        bases = [mount] if (mount / "cgroup.controllers").exists() else []
-        bases = bases or [mount / n for n in ("cpu", "cpuacct", "memory", "unified")]
+        own = Path("/proc/self/cgroup").read_text().splitlines()
+        mine = {controllers: path for _, controllers, path in (line.split(":", 2) for line in own)}
+        name = f"poolwright-{os.getpid()}"
+        if (mount / "cgroup.controllers").exists():  # version 2: only the root lets us
+            self.name, bases = f"/{name}", [mount]
+        else:  # one path in all hierarchies, and of memory we may not have the root
+            self.name = f"{mine['memory'].rstrip('/')}/{name}"
+            bases = [mount / one for one in ("cpu", "cpuacct", "memory", "unified")]
         self.folders = {base.name: base / self.name[1:] for base in bases if base.is_dir()}
         self._made = []
         for folder in self.folders.values():
@@ -204,8 +204,12 @@ class OwnGroup:
                     self._made.append(one)
         self._processes = []
 
-    def write(self, controller, file, text):
-        (self.folders[controller] / file).write_text(str(text))
+    def limit(self, controller, old, old_text, new, new_text):
+        """Write to the file of version 1 or of version 2."""
+        if controller in self.folders:
+            (self.folders[controller] / old).write_text(old_text)
+        else:
+            (self.folders["cgroup"] / new).write_text(new_text)
 
     def run(self, program):
         """A process in the group; ended with us."""
@@ -241,8 +245,6 @@ class OwnGroup:
 
 @pytest.fixture
 def own_group():
-    mount = Path("/sys/fs/cgroup")
-    assert (mount / "memory").is_dir(), "these tests need the version 1 controllers"
     made = OwnGroup()
     yield made
     made.close()
@@ -251,7 +253,7 @@ def own_group():
 @pytest.mark.e2e
 @pytest.mark.root
 async def test_a_quota_really_holds_back_and_the_tasks_really_wait(own_group):
-    own_group.write("cpu", "cpu.cfs_quota_us", 20_000)
+    own_group.limit("cpu", "cpu.cfs_quota_us", "20000", "cpu.max", "20000 100000")
     sensor = make("/", own_group.name)
     own_group.run("while True: pass")
     await read(sensor, time.monotonic())
@@ -271,7 +273,8 @@ async def test_a_quota_really_holds_back_and_the_tasks_really_wait(own_group):
 @pytest.mark.e2e
 @pytest.mark.root
 async def test_a_real_kill_for_memory_is_counted_once(own_group):
-    own_group.write("memory", "memory.limit_in_bytes", 50 * MIB)
+    limit = str(50 * MIB)
+    own_group.limit("memory", "memory.limit_in_bytes", limit, "memory.max", limit)
     sensor = make("/", own_group.name)
     await read(sensor, 0)
     hungry = own_group.run("kept = [b'x' * (1 << 20) for _ in range(200)]")

@@ -50,6 +50,8 @@ _GAUGES: tuple[tuple[str, str, Callable[[PoolSnapshot], Number]], ...] = (
      lambda p: p.sample.psi_cpu_ratio),
     ("memory_pressure_ratio", "Share of time in which some task waited for memory.",
      lambda p: p.sample.psi_memory_ratio),
+    ("throttled_ratio", "Share of the periods of a CPU quota in which it was used up.",
+     lambda p: p.sample.throttled_ratio),
     ("last_move_timestamp_seconds", "When poolwright last moved a level.",
      lambda p: None if p.last_move_wall_ns is None else p.last_move_wall_ns / 1e9),
     ("plan_version", "Version of the plan in force.", lambda p: p.plan.version if p.plan else None),
