@@ -1,5 +1,8 @@
 """What is moved: one file an actuator, one line here. Classes are imported only when configured."""
 
 ACTUATORS: dict[str, str] = {
+    "command": "poolwright.actuators.command:Command",
+    "file": "poolwright.actuators.file:File",
     "gunicorn": "poolwright.actuators.gunicorn:Gunicorn",
+    "http": "poolwright.actuators.http:Http",
 }
