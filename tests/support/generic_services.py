@@ -200,3 +200,47 @@ class Nginx:
         )
         argv = [program("nginx"), "-p", str(folder), "-c", str(self.folder / "nginx.conf")]
         self.server = Started(argv, folder, lambda: answers(self.port))
+
+
+class Prometheus:
+    """A Prometheus that scrapes itself every 0.2 s."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.port = free_port()
+        self.config = self.folder / "prometheus.yml"
+        self._scrape(f"127.0.0.1:{self.port}")
+        argv = [program("prometheus"), f"--config.file={self.config}"]
+        argv += [f"--web.listen-address=127.0.0.1:{self.port}", "--web.enable-lifecycle"]
+        argv += [f"--storage.tsdb.path={self.folder / 'data'}"]
+        self.server = Started(argv, folder, self._ready)
+
+    def _scrape(self, *targets):
+        self.config.write_text(
+            "global: {scrape_interval: 200ms, scrape_timeout: 200ms}\nscrape_configs:\n"
+            f"- {{job_name: itself, static_configs: [{{targets: {json.dumps(targets)}}}]}}\n"
+        )
+
+    def query(self, expression):
+        url = f"http://127.0.0.1:{self.port}/api/v1/query?query={expression}"
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return json.load(answer)["data"]["result"]
+
+    def has_scraped(self):
+        return bool(self.query("up"))
+
+    def stop_scraping(self):
+        """As when its configuration lost the service: no target, and no staleness marker."""
+        self._scrape()
+        url = f"http://127.0.0.1:{self.port}/-/reload"
+        urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=10).close()
+
+    def status(self):
+        return Path(f"/proc/{self.server.pid}/status").read_text()
+
+    def _ready(self):
+        with contextlib.suppress(OSError):
+            url = f"http://127.0.0.1:{self.port}/-/ready"
+            with urllib.request.urlopen(url, timeout=2) as answer:
+                return answer.status == 200
+        return False

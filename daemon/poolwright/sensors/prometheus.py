@@ -35,7 +35,7 @@ _METRIC = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _BEYOND_RATIO = 0.01
 
 # YAML name -> signal and the kinds of metric that can tell it
-_SIGNALS: dict[str, tuple[str, frozenset[str]]] = {
+SIGNALS: dict[str, tuple[str, frozenset[str]]] = {
     "throughput": ("throughput_rps", frozenset({"counter"})),
     "errors": ("errors_rps", frozenset({"counter"})),
     "latency": ("latency_s", frozenset({"histogram", "summary"})),
@@ -111,7 +111,7 @@ class _Wanted:
 
     def __init__(self, key: str, source: Source) -> None:
         """Check the mapping. Raises PolicyError."""
-        self.signal, kinds = _SIGNALS[key]
+        self.signal, kinds = SIGNALS[key]
         named = {kind: getattr(source, kind) for kind in _DECLARED if getattr(source, kind)}
         if len(named) != 1 or not named.keys() <= kinds:
             choice = " or ".join(sorted(kinds))
