@@ -189,7 +189,7 @@ class Nginx:
         self.port = free_port()
         self.pidfile = self.folder / "nginx.pid"
         (self.folder / "nginx.conf").write_text(
-            f"daemon off;\npid {self.pidfile};\nerror_log {self.folder}/error.log;\n"
+            f"user root;\ndaemon off;\npid {self.pidfile};\nerror_log {self.folder}/error.log;\n"
             "worker_processes 1;\nevents {}\nhttp {\n"
             + "".join(
                 f"  {kind}_temp_path {self.folder}/{kind};\n"

@@ -17,10 +17,10 @@ _MOST_MEMORY = 8 * 1024 * 1024  # of a compiled pattern and its cache of states
 class Match(Protocol):
     """What was found, in bytes."""
 
-    def span(self, group: int | str) -> tuple[int, int]:
+    def span(self, group: int) -> tuple[int, int]:
         """Where a group stands; (-1, -1) when it took no part."""
 
-    def __getitem__(self, group: int | str) -> bytes | None:
+    def __getitem__(self, group: int) -> bytes | None:
         """What a group holds."""
 
 
