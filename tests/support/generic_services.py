@@ -80,17 +80,25 @@ class Haproxy:
 
 
 class Caddy:
-    """A reverse proxy with one upstream of which at most 2 requests are asked at once."""
+    """A reverse proxy with at most 2 connections to its upstream; the others wait for one.
 
-    PATH = "/config/apps/http/servers/web/routes/0/handle/0/upstreams/0"
+    Not `max_requests`: what waits for an upstream with room is answered 503 at each new
+    configuration (2.6.2).
+    """
+
+    PATH = "/config/apps/http/servers/web/routes/0/handle/0/transport"
 
     def __init__(self, folder, backend=1):
         self.folder = Path(folder)
         self.port, self.admin = free_port(), free_port()
         handle = {
             "handler": "reverse_proxy",
-            "upstreams": [{"dial": f"127.0.0.1:{backend}", "max_requests": 2}],
-            "load_balancing": {"try_duration": "20s", "try_interval": "10ms"},
+            "upstreams": [{"dial": f"127.0.0.1:{backend}"}],
+            "transport": {
+                "protocol": "http",
+                "max_conns_per_host": 2,
+                "keep_alive": {"enabled": False},
+            },
         }
         server = {
             "listen": [f"127.0.0.1:{self.port}"],
@@ -113,7 +121,7 @@ class Caddy:
 
     def most(self):
         with urllib.request.urlopen(self.url, timeout=5) as answer:
-            return json.load(answer)["max_requests"]
+            return json.load(answer)["max_conns_per_host"]
 
     def version(self):
         argv = [program("caddy"), "version"]
@@ -145,19 +153,23 @@ class PhpFpm:
         self.pidfile = self.folder / "fpm.pid"
         self.sock, self.status = self.folder / "fpm.sock", self.folder / "status.sock"
         self.script = self.folder / "sleep.php"
-        self.script.write_text("<?php usleep((int)(1e6 * ($_GET['s'] ?? 0))); echo getmypid();\n")
+        self.script.write_text(
+            "<?php $end = microtime(true) + ($_GET['s'] ?? 0); $said = (string)getmypid();\n"
+            "while (microtime(true) < $end) usleep(2000); // a signal ends a usleep early\n"
+            "header('Content-Length: ' . strlen($said)); echo $said;\n"
+        )
         self.config = self.folder / "fpm.conf"
         self.config.write_text(
             f"[global]\npid = {self.pidfile}\nerror_log = {self.folder}/fpm.log\n"
             "daemonize = no\nprocess_control_timeout = 20s\n"
-            f"[www]\nuser = nobody\ngroup = nogroup\nlisten = {self.sock}\nlisten.mode = 0666\n"
+            f"[www]\nuser = root\ngroup = root\nlisten = {self.sock}\nlisten.mode = 0666\n"
             f"pm = static\npm.max_children = 2 ; as the load needs\npm.status_path = /status\n"
             f"pm.status_listen = {self.status}\n"
         )
         self.get = self.folder / "processes.sh"
         self.get.write_text(_STATUS.format(cgi_fcgi=program("cgi-fcgi"), socket=self.status))
         self.get.chmod(0o755)
-        argv = [program("php-fpm8.2", "php-fpm8.4", "php-fpm"), "-F", "-y", str(self.config)]
+        argv = [program("php-fpm8.2", "php-fpm8.4", "php-fpm"), "-F", "-R", "-y", str(self.config)]
         self.server = Started(argv, folder, self._ready)
 
     def processes(self):

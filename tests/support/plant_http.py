@@ -9,8 +9,8 @@ def http_options(caddy, **more):
     """Options that move it."""
     return kind_of("http").Options(
         url=caddy.url,
-        pointer="/max_requests",
-        set_url=f"{caddy.url}/max_requests",
+        pointer="/max_conns_per_host",
+        set_url=f"{caddy.url}/max_conns_per_host",
         method="PATCH",
         timeout=5.0,
         **more,
@@ -19,7 +19,7 @@ def http_options(caddy, **more):
 
 @pytest.fixture
 def http(tmp_path):
-    """`max_requests` of one upstream."""
+    """`max_conns_per_host` of one proxy."""
     caddy = Caddy(tmp_path)
     caddy.server.start()
     yield Plant(

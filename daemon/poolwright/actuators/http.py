@@ -2,11 +2,10 @@
 
     actuator:
       kind: http
-      url: http://127.0.0.1:2019/config/apps/http/servers/web/routes/0/handle/0/upstreams/0
-      pointer: /max_requests
-      set_url: http://127.0.0.1:2019/config/apps/http/servers/web/routes/0/handle/0/upstreams/0/max_requests
+      url: http://127.0.0.1:2019/config/apps/http/servers/web/routes/0/handle/0/transport
+      pointer: /max_conns_per_host
       method: PATCH
-      body: "{level}"
+      body: '{"protocol": "http", "max_conns_per_host": {level}}'
 
 `{level}` and `{knob}` are replaced in what they stand in. Redirects are not followed, certificates
 are checked, a secret goes only over https or to this host, and only to the server of `url`. What a
