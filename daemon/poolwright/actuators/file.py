@@ -148,7 +148,10 @@ class File(Absolute):
     async def _of_http(self, knob: str, told: LevelUrl) -> int:
         url = Url.parse(told.url.replace(KNOB, knob), secure=True)
         found = await Endpoint(url, told).json(self._options.get_timeout)
-        return level_of(resolve(found, parse(told.pointer.replace(KNOB, knob))))
+        try:
+            return level_of(resolve(found, parse(told.pointer.replace(KNOB, knob))))
+        except PlantFault as fault:
+            raise PlantFault(f"{url.text}: {fault}") from fault
 
     async def _set(self, knob: str, level: int) -> None:
         """Write, then signal; without an await between, so that both happen or neither."""

@@ -70,20 +70,26 @@ class Ask:
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
     tls: ssl.SSLContext | None = None  # of an https:// URL; None: what the system trusts
+    hidden: bytes = b""  # a secret in `headers`, never to be shown if the server repeats it
+
+    def words(self, said: bytes) -> str:
+        """What a server said, fit for a terminal and without the secret."""
+        return words(said.replace(self.hidden, b"***") if self.hidden else said)
 
 
 class Head:
     """What an answer says of itself, in words fit for a terminal."""
 
-    def __init__(self, response: h11.Response) -> None:
+    def __init__(self, response: h11.Response, ask: Ask) -> None:
         """Of an answer's first lines."""
         self.status = response.status_code
-        self.reason = words(response.reason)
+        self.reason = ask.words(response.reason)
         self._headers = response.headers
+        self._words = ask.words
 
     def header(self, wanted: bytes) -> str:
         """A header by its name in lower case; empty when there is none."""
-        return ", ".join(words(value) for name, value in self._headers if name == wanted)
+        return ", ".join(self._words(value) for name, value in self._headers if name == wanted)
 
     def unmoved(self, url: Url) -> None:
         """Raises PlantFault for a redirect: what was asked is not to be answered by another."""
@@ -115,16 +121,16 @@ async def exchange(
             secure = (ask.tls or ssl.create_default_context()) if url.secure else None
             reader, writer = await asyncio.open_connection(url.host, url.port, ssl=secure)
             try:
-                talk = _Talk(url, judge, feed, most_bytes)
-                writer.write(talk.request(ask))
+                talk = _Talk(url, ask, judge, feed, most_bytes)
+                writer.write(talk.request())
                 return await talk.answer(reader)
             finally:
                 # nothing of ours can be left unsent, and a server that goes on is not waited for
                 writer.transport.abort()
     except TimeoutError as exc:
-        raise PlantFault(f"{url.text}: no whole page within {timeout_s:g} s") from exc
+        raise PlantFault(f"{url.text}: no whole page within {timeout_s:.3g} s") from exc
     except (h11.RemoteProtocolError, OSError, zlib.error) as exc:
-        raise PlantFault(f"{url.text}: {_cause(exc)}") from exc
+        raise PlantFault(f"{url.text}: {ask.words(_cause(exc).encode())}") from exc
 
 
 class _Talk:
@@ -133,11 +139,13 @@ class _Talk:
     def __init__(
         self,
         url: Url,
+        ask: Ask,
         judge: Callable[[Head], None],
         feed: Callable[[bytes], None],
         most_bytes: int,
     ) -> None:
         self._url = url
+        self._ask = ask
         self._judge = judge
         self._most = most_bytes
         self._left = 2 * most_bytes + _SPARE_BYTES  # bytes that may still come, whatever they are
@@ -145,8 +153,9 @@ class _Talk:
         self._body = _Body(url, most_bytes, feed)
         self._head: Head | None = None
 
-    def request(self, ask: Ask) -> bytes:
+    def request(self) -> bytes:
         """What to send."""
+        ask = self._ask
         headers = [
             ("Host", self._url.authority),
             ("Accept-Encoding", "gzip"),
@@ -171,7 +180,7 @@ class _Talk:
             if event is h11.NEED_DATA:
                 await self._more(reader)
             elif isinstance(event, h11.Response):
-                self._begin(Head(event))
+                self._begin(Head(event, self._ask))
             elif isinstance(event, h11.Data):
                 self._body.add(bytes(event.data))
             elif isinstance(event, h11.EndOfMessage):
