@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from generic_services import Caddy, Nginx
+from generic_services import Apache, Caddy, Nginx
 from gunicorn_service import until
 from hypothesis import given
 from hypothesis import strategies as st
@@ -480,4 +480,47 @@ async def test_a_real_caddy_is_counted_exactly(tmp_path, gunicorn_service):
         caddy.server.kill()
     assert answered == [200] * 100
     assert totals.counts["throughput_rps"] == pytest.approx(100, abs=1e-6)
+    assert totals.sketch("latency_s").mean > 0.01
+
+
+@pytest.mark.e2e
+async def test_a_real_apache_is_counted_exactly_whatever_clients_write(tmp_path, gunicorn_service):
+    service = gunicorn_service(workers=2)
+    apache = Apache(tmp_path, service.port)
+    apache.server.start()
+    sensor = AccessLog(AccessLog.Options(file=str(apache.access), format="apache"), "web")
+    await sensor.start()
+    odd = [
+        {"User-Agent": 'a" 500 1 "b" "c" 1', "Referer": "\\"},
+        {"User-Agent": "\\\\\\", "Referer": '"' * 300},
+        {"User-Agent": "\xff\xfe [x]", "Authorization": "Basic IiAiOiBb"},
+        {},
+    ]
+
+    def strange():
+        for headers in odd * 10:
+            link = http.client.HTTPConnection("127.0.0.1", apache.port, timeout=20)
+            link.putrequest("GET", "/sleep?s=0.01&q=%22%5B\\x22]", skip_accept_encoding=True)
+            for name, value in headers.items():
+                link.putheader(name, value.encode("latin-1"))
+            link.endheaders()
+            answered.append(link.getresponse().status)
+            link.close()
+
+    answered = []
+    threads = [threading.Thread(target=strange) for _ in range(2)]
+
+    def begin():
+        for one in threads:
+            one.start()
+        return threads
+
+    try:
+        totals = await counted(sensor, begin)
+    finally:
+        await sensor.close()
+        apache.server.kill()
+    assert answered == [200] * 80
+    assert totals.counts["throughput_rps"] == pytest.approx(80, abs=1e-6)
+    assert totals.counts["errors_rps"] == 0
     assert totals.sketch("latency_s").mean > 0.01

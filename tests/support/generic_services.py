@@ -256,3 +256,39 @@ class Prometheus:
             with urllib.request.urlopen(url, timeout=2) as answer:
                 return answer.status == 200
         return False
+
+
+class Apache:
+    """Apache as a proxy of `backend`, with a log that is `combined` and %D."""
+
+    MODULES = [
+        "mpm_event",
+        "authn_core",
+        "authz_core",
+        "unixd",
+        "log_config",
+        "proxy",
+        "proxy_http",
+    ]
+    FORMAT = r"%h %l %u %t \"%r\" %>s %b \"%{Referer}i\" \"%{User-Agent}i\" %D"
+
+    def __init__(self, folder, backend):
+        self.folder = Path(folder)
+        self.port = free_port()
+        self.access = self.folder / "access.log"
+        binary = program("apache2", "httpd")
+        library = Path("/usr/lib/apache2/modules")
+        load = "".join(
+            f"LoadModule {name}_module {library}/mod_{name}.so\n"
+            for name in self.MODULES
+            if (library / f"mod_{name}.so").exists()  # some builds hold some of them inside
+        )
+        (self.folder / "apache.conf").write_text(
+            f"{load}ServerRoot {folder}\nDefaultRuntimeDir {folder}\nServerName localhost\n"
+            f"PidFile {folder}/apache.pid\nErrorLog {folder}/error.log\n"
+            f"Listen 127.0.0.1:{self.port}\n"
+            f'LogFormat "{self.FORMAT}" timed\nCustomLog {self.access} timed\n'
+            f"ProxyPass / http://127.0.0.1:{backend}/ disablereuse=On\n"
+        )
+        argv = [binary, "-f", str(self.folder / "apache.conf"), "-D", "FOREGROUND"]
+        self.server = Started(argv, folder, lambda: answers(self.port))
