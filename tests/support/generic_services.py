@@ -258,18 +258,12 @@ class Prometheus:
         return False
 
 
+_MODULES = ("mpm_event", "authn_core", "authz_core", "unixd", "log_config", "proxy", "proxy_http")
+
+
 class Apache:
     """Apache as a proxy of `backend`, with a log that is `combined` and %D."""
 
-    MODULES = [
-        "mpm_event",
-        "authn_core",
-        "authz_core",
-        "unixd",
-        "log_config",
-        "proxy",
-        "proxy_http",
-    ]
     FORMAT = r"%h %l %u %t \"%r\" %>s %b \"%{Referer}i\" \"%{User-Agent}i\" %D"
 
     def __init__(self, folder, backend):
@@ -280,7 +274,7 @@ class Apache:
         library = Path("/usr/lib/apache2/modules")
         load = "".join(
             f"LoadModule {name}_module {library}/mod_{name}.so\n"
-            for name in self.MODULES
+            for name in _MODULES
             if (library / f"mod_{name}.so").exists()  # some builds hold some of them inside
         )
         (self.folder / "apache.conf").write_text(
