@@ -8,6 +8,7 @@ import subprocess
 from contextlib import asynccontextmanager
 
 import pytest
+import uvloop
 from started import program
 
 from poolwright.actuators.file import File, LevelUrl
@@ -256,7 +257,13 @@ def tls(certificates):
     return context
 
 
-async def test_tls_is_verified(certificates, tls, tmp_path, secret):
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_tls_is_verified(new_loop, certificates, tls, tmp_path, secret):
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(verified(certificates, tls, tmp_path, secret))
+
+
+async def verified(certificates, tls, tmp_path, secret):
     ca = tmp_path / "ca.pem"
     ca.write_bytes((certificates / "ca.pem").read_bytes())
     async with running(tls) as api:

@@ -134,6 +134,34 @@ async def test_an_old_file_is_let_go(tmp_path, monkeypatch):
     assert open_files() == before
 
 
+async def test_a_quiet_file_is_read_on_for_a_while_after_its_rotation(tmp_path):
+    async with log_in(tmp_path) as log:
+        log.add(GOOD)
+        await log.read()
+        log.sensor._log._tail._files[0].grown_s -= 3600.0  # an hour without a request
+        old = log.path.rename(tmp_path / "access.log.1")
+        log.path.touch()
+        await log.read()
+        with old.open("ab") as late:
+            late.write(GOOD)
+        assert await rate(log) == 1.0
+
+
+async def test_a_deleted_file_does_not_hold_the_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(tail, "_LINGER_S", 0.0)
+    before = open_files()
+    async with log_in(tmp_path) as log:
+        log.add(GOOD)
+        log.path.unlink()
+        assert await rate(log) == 1.0
+        await log.read()
+        assert open_files() == before
+        with pytest.raises(PlantFault, match="is not there"):
+            await log.read()
+        log.add(GOOD * 2)
+        assert (await log.read())["latency_s"].sketch.count == 2
+
+
 async def test_rotated_faster_than_files_end_their_number_is_bounded(tmp_path):
     before = open_files()
     async with log_in(tmp_path) as log:

@@ -91,7 +91,10 @@ def _write(beside: Path, text: bytes, held: Held) -> None:
         if (now.st_uid, now.st_gid) != (held.seen.st_uid, held.seen.st_gid):
             os.fchown(file, held.seen.st_uid, held.seen.st_gid)
         for name in os.listxattr(held.path):
-            os.setxattr(file, name, os.getxattr(held.path, name))
+            # a label of SELinux is the kernel's to give where it is not ours
+            allowed = (OSError,) if name.startswith("security.") else ()
+            with contextlib.suppress(*allowed):
+                os.setxattr(file, name, os.getxattr(held.path, name))
         os.fchmod(file, stat.S_IMODE(held.seen.st_mode))  # last: chown takes set-user-id away
         left = memoryview(text)
         while left:

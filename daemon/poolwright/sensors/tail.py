@@ -34,7 +34,7 @@ class Look:
     cut: bool = False  # the file was truncated: some lines may be lost
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Followed:
     """One file that is open."""
 
@@ -66,6 +66,7 @@ class Tail:
             opened.offset = os.fstat(opened.handle).st_size
             opened.mark = _mark(opened)
             opened.inside = not opened.mark.endswith(b"\n") and opened.offset > 0
+            opened.grown_s = time.monotonic()
             self._files = [opened]
 
     def close(self) -> None:
@@ -85,8 +86,9 @@ class Tail:
         now_s = time.monotonic()
         opened = self._open()
         if opened is not None:
-            opened.grown_s = now_s
             self._files.append(opened)
+            for one in self._files[-2:]:  # whoever writes may go on for a moment in the old one
+                one.grown_s = now_s
         if not self._files:
             raise PlantFault(f"{self._path}: is not there")
         try:
@@ -137,13 +139,15 @@ class Tail:
         one.mark = _mark(one)
 
     def _let_go(self, now_s: float) -> None:
-        """Close what was renamed and has ended."""
+        """Close what was renamed or deleted and has ended; a deleted file takes up the disk."""
         *old, present = self._files
-        ended = [one for one in old if now_s - one.grown_s > _LINGER_S]
-        ended += [one for one in old if one not in ended][: max(0, len(old) - _MOST_FILES)]
-        for one in ended:
-            os.close(one.handle)
-        self._files = [one for one in old if one not in ended] + [present]
+        if os.fstat(present.handle).st_nlink == 0:
+            old.append(present)
+        kept = [one for one in old if now_s - one.grown_s <= _LINGER_S][-_MOST_FILES:]
+        for one in old:
+            if one not in kept:
+                os.close(one.handle)
+        self._files = kept if present in old else [*kept, present]
 
 
 def _split(one: _Followed, chunk: bytes, take: Take, look: Look) -> None:
