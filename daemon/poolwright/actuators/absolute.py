@@ -37,21 +37,20 @@ class Absolute(ABC):
         self._lock = asyncio.Lock()  # one move at a time, also when one is cancelled for the next
 
     @abstractmethod
-    async def _get(self) -> Mapping[str, int]:
-        """The levels of all knobs as the plant tells them. Raises PlantFault."""
+    async def _look(self) -> tuple[Mapping[str, int], str]:
+        """The levels of all knobs as the plant tells them, and its epoch. Raises PlantFault.
+
+        The epoch is another string once the plant was restarted; UNTOLD where it does not tell.
+        """
 
     @abstractmethod
     async def _set(self, knob: str, level: int) -> None:
         """Tell the plant. Raises PlantFault, Refusal."""
 
-    async def _epoch(self) -> str:
-        """What is another string once the plant was restarted. Raises PlantFault."""
-        return UNTOLD
-
     async def read(self) -> Applied:
         """What the plant says now. Raises PlantFault naming the endpoint."""
         try:
-            epoch, levels = await self._epoch(), await self._levels()
+            levels, epoch = await self._seen()
         except PlantFault as fault:
             raise PlantFault(f"{self.endpoint}: {fault}") from fault
         return Applied(setting=Setting(levels=tuple(sorted(levels.items()))), epoch=epoch)
@@ -82,25 +81,25 @@ class Absolute(ABC):
     async def close(self) -> None:  # noqa: B027  for those who keep something
         """Nothing is kept open."""
 
-    async def _levels(self) -> Mapping[str, int]:
-        levels = await self._get()
+    async def _seen(self) -> tuple[Mapping[str, int], str]:
+        levels, epoch = await self._look()
         for knob, level in levels.items():
             if level < 1:
                 raise PlantFault(f"{knob} is {level}, which is no level (it may mean: no limit)")
-        return levels
+        return levels, epoch
 
     async def _move(self, wanted: Setting) -> None:
         for knob, level in wanted.levels:
             if level < 1:
                 raise Refusal(f"{knob}={level}: a service keeps at least one")
-        epoch, now = await self._epoch(), await self._levels()
+        now, epoch = await self._seen()
         for knob, level in sorted(wanted.levels, key=lambda pair: pair[1] > now[pair[0]]):
             if now[knob] == level:
                 continue
             try:
                 await self._set(knob, level)
             except PlantFault:  # it may have been obeyed and the answer lost: what is read decides
-                if (await self._levels())[knob] != level:
+                if (await self._seen())[0][knob] != level:
                     raise
             await self._confirm(knob, level, epoch)
 
@@ -108,9 +107,10 @@ class Absolute(ABC):
         """Read until it is so. Raises PlantFault when it does not come to that."""
         until, pause_s = time.monotonic() + self._confirm_s, _POLL_S
         while True:
-            now, seen = epoch, None
+            seen, now = None, epoch
             try:
-                now, seen = await self._epoch(), (await self._levels())[knob]
+                levels, now = await self._seen()
+                seen = levels[knob]
                 late = f"told {level}, and reads {seen}"
             except PlantFault as fault:  # it may be between two configurations
                 late = str(fault)

@@ -90,8 +90,9 @@ class Command(Absolute):
         self._options = options
         self._program = Program(options.env)
 
-    async def _get(self) -> Mapping[str, int]:
-        return {knob: await self._level(knob) for knob in self.knobs}
+    async def _look(self) -> tuple[Mapping[str, int], str]:
+        epoch = await self._epoch()
+        return {knob: await self._level(knob) for knob in self.knobs}, epoch
 
     async def _level(self, knob: str) -> int:
         options = self._options

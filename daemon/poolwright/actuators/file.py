@@ -125,7 +125,11 @@ class File(Absolute):
         )
         self._program = Program({})
 
-    async def _get(self) -> Mapping[str, int]:
+    async def _look(self) -> tuple[Mapping[str, int], str]:
+        epoch = UNTOLD if self._signalled is None else self._signalled.epoch()
+        return await self._levels(), epoch
+
+    async def _levels(self) -> Mapping[str, int]:
         options = self._options
         if options.get:
             return {knob: await self._of_program(knob) for knob in self.knobs}
@@ -169,6 +173,3 @@ class File(Absolute):
                 if after is not before:
                     replaced(after, before.text)
                 raise
-
-    async def _epoch(self) -> str:
-        return UNTOLD if self._signalled is None else self._signalled.epoch()

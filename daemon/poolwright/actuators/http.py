@@ -30,7 +30,7 @@ from poolwright.core.errors import PlantFault, PolicyError
 from poolwright.core.units import Seconds
 from poolwright.wire.endpoint import Access, Denied, Endpoint
 from poolwright.wire.http import Url
-from poolwright.wire.pointer import decode, parse, resolve
+from poolwright.wire.pointer import Tokens, decode, parse, resolve, shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,17 +97,26 @@ class Http(Absolute):
         self._options = options
         self._endpoint = Endpoint(_url(options.url, knobs[0]), options)
 
-    async def _get(self) -> Mapping[str, int]:
-        return {knob: await self._level(knob) for knob in self.knobs}
-
-    async def _level(self, knob: str) -> int:
-        options = self._options
-        found = await self._document(knob)
-        return level_of(resolve(found, parse(options.pointer.replace(KNOB, knob))))
+    async def _look(self) -> tuple[Mapping[str, int], str]:
+        levels, epoch = {}, UNTOLD
+        for knob in self.knobs:
+            said = await self._document(knob)
+            pointer = parse(self._options.pointer.replace(KNOB, knob))
+            levels[knob] = level_of(resolve(said, pointer))
+            if self._options.epoch is not None:
+                epoch = self._epoch(said, parse(self._options.epoch))
+        return levels, epoch
 
     async def _document(self, knob: str) -> Any:
         options = self._options
         return await self._endpoint.json(options.timeout, _url(options.url, knob).target)
+
+    @staticmethod
+    def _epoch(said: Any, pointer: Tokens) -> str:
+        found = resolve(said, pointer)
+        if not isinstance(found, str | int | float) or found == "":
+            raise PlantFault(f"epoch: {shown(pointer)} leads to no text or number")
+        return str(found)[:200]
 
     async def _set(self, knob: str, level: int) -> None:
         options = self._options
@@ -122,14 +131,6 @@ class Http(Absolute):
             )
         except Denied as denied:
             raise Refusal(f"{denied}; give an auth_file that may change it") from denied
-
-    async def _epoch(self) -> str:
-        if self._options.epoch is None:
-            return UNTOLD
-        found = resolve(await self._document(self.knobs[0]), parse(self._options.epoch))
-        if not isinstance(found, str | int | float) or found == "":
-            raise PlantFault(f"epoch: {self._options.epoch} leads to no text or number")
-        return str(found)[:200]
 
 
 def _filled(template: str, knob: str, level: int) -> str:
