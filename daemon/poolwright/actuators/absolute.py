@@ -99,9 +99,16 @@ class Absolute(ABC):
             try:
                 await self._set(knob, level)
             except PlantFault:  # it may have been obeyed and the answer lost: what is read decides
-                if (await self._seen())[0][knob] != level:
+                if not await self._is_at(knob, level):
                     raise
             await self._confirm(knob, level, epoch)
+
+    async def _is_at(self, knob: str, level: int) -> bool:
+        try:
+            levels, _ = await self._seen()
+        except PlantFault:
+            return False
+        return levels[knob] == level
 
     async def _confirm(self, knob: str, level: int, epoch: str) -> None:
         """Read until it is so. Raises PlantFault when it does not come to that."""

@@ -2,9 +2,9 @@
 
     actuator:
       kind: command
-      get: [psql, -Atc, "SHOW default_pool_size", pgbouncer]
-      set: [/usr/local/bin/pool-size, "{level}"]
-      epoch: [cat, /run/pgbouncer.pid]
+      get: [/usr/local/bin/pool-size, get]
+      set: [/usr/local/bin/pool-size, set, "{level}"]
+      epoch: [cat, /run/pool.pid]
 
 No shell: each item of a list is one argument, and `{level}` and `{knob}` are replaced within it.
 `get` prints a whole number, or JSON of which `pointer` tells the place. `epoch` prints what changes

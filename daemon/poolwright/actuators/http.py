@@ -2,10 +2,10 @@
 
     actuator:
       kind: http
-      url: http://127.0.0.1:2019/config/apps/http/servers/web/routes/0/handle/0/transport
-      pointer: /max_conns_per_host
+      url: http://127.0.0.1:8080/pool
+      pointer: /workers/size
       method: PATCH
-      body: '{"protocol": "http", "max_conns_per_host": {level}}'
+      body: '{"workers": {"size": {level}}}'
 
 `{level}` and `{knob}` are replaced in what they stand in. Redirects are not followed, certificates
 are checked, a secret goes only over https or to this host, and only to the server of `url`. What a

@@ -15,7 +15,7 @@ from poolwright.wire.pointer import parse, span
 
 # name = 8, name: 8, export NAME="8", name 8; then at most a semicolon and a comment
 _KEY = r"(?m)^[ \t]*(?:export[ \t]+)?%s(?:[ \t]*[=:][ \t]*|[ \t]+)[\"']?([0-9]{1,9})[\"']?"
-_REST = r"[ \t]*;?[ \t]*(?:[#;].*)?\r?$"
+_REST = r"[ \t]*(?:;[ \t]*)?(?:[#;].*)?\r?$"  # blanks match in one way only: linear
 
 
 @dataclass(frozen=True, slots=True)
