@@ -1,6 +1,9 @@
 """What is moved: one file an actuator, one line here. Classes are imported only when configured."""
 
 ACTUATORS: dict[str, str] = {
+    "command": "poolwright.actuators.command:Command",
+    "file": "poolwright.actuators.file:File",
     "gunicorn": "poolwright.actuators.gunicorn:Gunicorn",
+    "http": "poolwright.actuators.http:Http",
     "systemd_units": "poolwright.actuators.systemd_units:SystemdUnits",
 }

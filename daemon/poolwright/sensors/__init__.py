@@ -8,5 +8,6 @@ SENSORS: dict[str, str] = {
     "power": "poolwright.sensors.power:Power",
     "process_tree": "poolwright.sensors.process_tree:ProcessTree",
     "prometheus": "poolwright.sensors.prometheus:Prometheus",
+    "promql": "poolwright.sensors.promql:Promql",
     "statsd": "poolwright.sensors.statsd:Statsd",
 }

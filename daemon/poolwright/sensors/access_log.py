@@ -1,6 +1,7 @@
-r"""gunicorn's access log over UDP syslog: what each client felt, with nothing but flags.
+r"""Access logs: gunicorn's over UDP syslog, or a file of nginx, Apache, Caddy or anything.
 
-A line (gunicorn/glogging.py, logging.handlers.SysLogHandler) is one packet, without date or host:
+gunicorn's tells what each client felt, with nothing but flags. A line (gunicorn/glogging.py,
+logging.handlers.SysLogHandler) is one packet, without date or host:
 
     <14>gunicorn.PROC.access: [PID] poolwright 200 1234 t=1732000000.123\0
 
@@ -11,6 +12,13 @@ tell a false start. gunicorn's error log comes to the same socket and is passed 
 
 Latency of a request is the kernel's time of reception of its line minus X-Request-Start: queue,
 service and the sending of the answer. nginx's clock has steps of 1 ms.
+
+Of a file, in place of `listen`:
+
+    - {kind: access_log, file: /var/log/nginx/poolwright.log, format: nginx}
+
+What lines look like: `log_lines`; how rotations are followed: `tail`. The log must not be buffered
+by its writer: what comes late counts late.
 """
 
 import re
@@ -18,11 +26,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal
 
+from poolwright.core.errors import PolicyError
 from poolwright.core.model import Reading, Status
 from poolwright.core.sketch import SketchBuilder
-from poolwright.core.units import HostPort, Seconds
+from poolwright.core.units import HostPort, PathText, Seconds
+from poolwright.sensors.access_file import AccessFile, Form
 from poolwright.sensors.datagram import Datagram, Pulse, requests_told
+from poolwright.sensors.log_lines import parser
 
 ACCESS_LOG_FORMAT = "poolwright %(s)s %(D)s %({x-request-start}i)s"
 
@@ -64,10 +76,37 @@ def start_ns(header: bytes) -> int | None:
 class AccessLogOptions:
     """What an `access_log` sensor may be told."""
 
-    listen: HostPort = field(metadata={"doc": "where gunicorn's --log-syslog-to udp:// sends to"})
+    listen: HostPort | None = field(
+        default=None, metadata={"doc": "where gunicorn's --log-syslog-to udp:// sends to"}
+    )
+    file: PathText | None = field(
+        default=None, metadata={"doc": "or a log file that grows, followed through rotations"}
+    )
+    format: Literal["nginx", "apache", "caddy"] | None = field(
+        default=None, metadata={"doc": "how a line of `file` is written"}
+    )
+    pattern: str | None = field(
+        default=None,
+        metadata={
+            "doc": "or an RE2 expression with the groups status and seconds (or milli-, micro-)"
+        },
+    )
+    time: Literal["latency", "service_time"] = field(
+        default="latency",
+        metadata={"doc": "what the time in `file` is: what clients waited, or time in a worker"},
+    )
     silence_s: Seconds = field(
         default=10.0, metadata={"doc": "silence after which the source may be dead: stale"}
     )
+
+    def __post_init__(self) -> None:
+        """Refuse both, neither, and what is not told how to be read."""
+        if (self.listen is None) == (self.file is None):
+            raise PolicyError("access_log needs listen or file, and not both")
+        if self.file is not None:
+            parser(self.format, self.pattern)
+        elif self.format is not None or self.pattern is not None:
+            raise PolicyError("format and pattern are for a file")
 
 
 class Lines:
@@ -134,26 +173,24 @@ def _clocks() -> tuple[int, int]:
     return time.time_ns(), time.monotonic_ns()
 
 
-class AccessLog:
+class GunicornLog:
     """Requests, errors, service time and client-felt latency from gunicorn's access log.
 
     Silence after the first line is zero load until `silence_s`, then stale: a dead source and an
     idle one look alike here. `clocks` gives (wall, monotonic) nanoseconds.
     """
 
-    Options = AccessLogOptions
-    signals = ("throughput_rps", "errors_rps", "service_time_s", "latency_s")
+    signals: tuple[str, ...] = ("throughput_rps", "errors_rps", "service_time_s", "latency_s")
     deadline_s: float | None = None
 
     def __init__(
-        self, options: AccessLogOptions, pool: str, clocks: Callable[[], tuple[int, int]] = _clocks
+        self, listen: str, silence_s: float, clocks: Callable[[], tuple[int, int]] = _clocks
     ) -> None:
-        self.pool = pool
-        self.source = f"access_log {options.listen}"
-        self._listen = options.listen
+        self.source = f"access_log {listen}"
+        self._listen = listen
         self._lines = Lines()
-        self._socket = Datagram(options.listen, self._lines.feed, stamped=True)
-        self._pulse = Pulse(options.silence_s)
+        self._socket = Datagram(listen, self._lines.feed, stamped=True)
+        self._pulse = Pulse(silence_s)
         self._clocks = clocks
         self._offset_ns: int | None = None  # wall minus monotonic, at the last read
 
@@ -254,3 +291,44 @@ class AccessLog:
             return tell(status=Status.NO_DATA, detail=detail)
         sketch = lines.latencies.freeze()
         return tell(value=sketch.mean, sketch=sketch)
+
+
+class AccessLog:
+    """An access log, by datagrams or from a file."""
+
+    Options = AccessLogOptions
+
+    def __init__(
+        self, options: AccessLogOptions, pool: str, clocks: Callable[[], tuple[int, int]] = _clocks
+    ) -> None:
+        """`clocks` gives (wall, monotonic) nanoseconds."""
+        self.pool = pool
+        self._log: GunicornLog | AccessFile
+        if options.file is None:
+            assert options.listen is not None
+            self._log = GunicornLog(options.listen, options.silence_s, clocks)
+        else:
+            parse, has_status = parser(options.format, options.pattern)
+            form = Form(parse=parse, has_status=has_status, time_signal=f"{options.time}_s")
+            self._log = AccessFile(options.file, form, options.silence_s)
+        self.source = self._log.source
+        self.signals = self._log.signals
+        self.deadline_s = self._log.deadline_s
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port really bound. Raises PlantFault when not started."""
+        assert isinstance(self._log, GunicornLog), "a file has no address"
+        return self._log.address
+
+    async def start(self) -> None:
+        """Open it. Raises PlantFault naming host:port or path."""
+        await self._log.start()
+
+    async def close(self) -> None:
+        """Let go of it."""
+        await self._log.close()
+
+    async def read(self, now_ns: int) -> tuple[Reading, ...]:
+        """One Reading a signal. Raises PlantFault when the socket or the file fails."""
+        return await self._log.read(now_ns)
