@@ -6,7 +6,7 @@ APT := DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recomm
 SERVERS := prometheus:promtool systemd-container:systemd-nspawn dbus:dbus-daemon \
   haproxy:haproxy redis-server:redis-server pgbouncer:pgbouncer postgresql:pg_lsclusters \
   nginx-light:nginx php-fpm:php libfcgi-bin:cgi-fcgi uwsgi-core:uwsgi-core \
-  uwsgi-plugin-python3:uwsgi_python3 caddy:caddy
+  uwsgi-plugin-python3:uwsgi_python3 caddy:caddy openssl:openssl
 
 # make swarm SEEDS=10000 plays that many random scenarios; make test a few hundred.
 SEEDS ?= 1000
