@@ -12,8 +12,9 @@ import time
 
 import pytest
 from gunicorn_service import Load
-from haproxy_service import HaproxyService, free_port
+from haproxy_service import HaproxyService
 from server_table import Row, note
+from started import free_port
 
 from poolwright.actuators.haproxy import Haproxy
 from poolwright.core.errors import PlantFault

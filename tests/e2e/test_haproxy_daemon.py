@@ -1,14 +1,14 @@
 """The whole daemon on a real HAProxy: it sees the queue, and lets more connections through."""
 
-import json
-import subprocess
+import asyncio
+import functools
 import sys
-import urllib.request
 
 import psutil
 import pytest
 from gunicorn_service import Load, until
-from haproxy_service import HaproxyService, free_port
+from haproxy_service import HaproxyService
+from started import Started, answers, free_port
 
 from poolwright.journal.query import JournalReader
 
@@ -68,44 +68,26 @@ async def test_a_queue_in_haproxy_makes_the_daemon_let_more_through(tmp_path, wa
         }
         mine, sight = ways[way]
         config = tmp_path / "poolwright.yaml"
-        config.write_text(
-            CONFIG.format(http=http, folder=tmp_path, way=mine, sight=sight, log=log)
-        )
-        with (tmp_path / "log").open("w") as out:
-            daemon = subprocess.Popen(
-                [sys.executable, "-m", "poolwright", "run", "--config", str(config)],
-                stdout=out,
-                stderr=out,
-            )
+        config.write_text(CONFIG.format(http=http, folder=tmp_path, way=mine, sight=sight, log=log))
+        argv = [sys.executable, "-m", "poolwright", "run", "--config", str(config)]
+        daemon = Started(argv, tmp_path, lambda: answers(http))
+        await asyncio.to_thread(daemon.start)
         try:
-            await grows(service, http, daemon, tmp_path)
+            await grows(service, daemon)
         finally:
-            daemon.terminate()
-            daemon.wait(10)
-        assert daemon.returncode == 0, (tmp_path / "log").read_text()
+            await asyncio.to_thread(daemon.stop)
+        assert daemon.process.returncode == 0, daemon.log.read_text()
         assert service.limit() > 2  # exit: keep
         with JournalReader(tmp_path / "journal.db") as journal:
             assert journal.runs()
 
 
-async def grows(service, http, daemon, folder):
+async def grows(service, daemon):
     """Load for which 2 connections are too few, until more are let through."""
-
-    def status():
-        assert daemon.poll() is None, (folder / "log").read_text()
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{http}/api/v1/status", timeout=5) as a:
-                return json.load(a)["pools"][0]
-        except OSError:
-            return None
-
-    import asyncio
-
     async with Load(service.port, "/sleep?s=0.05", clients=24) as load:
-        await asyncio.to_thread(until, status, 20.0, "the daemon answers")
-        await asyncio.to_thread(until, lambda: service.limit() >= 8, 60.0, "it lets more through")
+        wide = functools.partial(until, lambda: service.limit() >= 8, 60.0, "more go through")
+        await asyncio.to_thread(wide)
         memory = psutil.Process(daemon.pid).memory_info().rss
-        print(f"rss {memory / 1e6:.1f} MB, {json.dumps(status())[:400]}")
     assert not load.failed, load.outcomes
     assert load.outcomes["ok"] > 100
     assert memory < 48e6

@@ -5,8 +5,9 @@ import socket
 import time
 
 import pytest
-from gunicorn_service import Load, http_get
-from haproxy_service import HaproxyService, free_port
+from gunicorn_service import Load, http_get, until
+from haproxy_service import HaproxyService
+from started import free_port
 
 from poolwright.core.model import Status
 from poolwright.sensors.access_log import AccessLog
@@ -26,7 +27,15 @@ async def look(made, at_s=0):
 
 
 def get(service, path, times=1):
-    return [http_get(service.port, path)[0] for _ in range(times)]
+    """Statuses of so many requests, once HAProxy has done with them."""
+    found = [http_get(service.port, path)[0] for _ in range(times)]
+    counted(service)
+    return found
+
+
+def counted(service):
+    """HAProxy counts a request a moment after the client has its answer."""
+    until(lambda: service.rows()["BACKEND"]["scur"] == "0", 5.0, "HAProxy has counted")
 
 
 @pytest.mark.parametrize("way", ["socket", "page"])
@@ -61,7 +70,6 @@ async def test_haproxys_own_failures_count(tmp_path):
         made = sensor(service)
         await look(made)
         service.app.kill()
-        service.app.wait()
         assert set(await asyncio.to_thread(get, service, "/", 5)) == {503}
         found = await look(made, 1)
         assert found["errors_rps"].value == found["throughput_rps"].value == 5.0
@@ -77,7 +85,6 @@ async def test_tcp_counts_sessions_and_broken_connections(tmp_path, way):
         assert found["throughput_rps"].value == 20.0
         assert found["errors_rps"].value == 0.0
         service.app.kill()
-        service.app.wait()
         with socket.create_connection(("127.0.0.1", service.port), timeout=5.0) as link:
             assert link.recv(1) == b""
         assert (await look(made, 2))["errors_rps"].value > 0.0
@@ -144,7 +151,6 @@ async def test_the_log_gives_real_quantiles_to_an_access_log_sensor(tmp_path):
                 await asyncio.sleep(1.5)
                 load._stop = True
             service.app.kill()
-            service.app.wait()
             assert await asyncio.to_thread(get, service, "/") == [503]
             await asyncio.sleep(0.2)
             found = {r.signal: r for r in await log.read(time.monotonic_ns())}

@@ -8,15 +8,13 @@ test run be killed.
 """
 
 import contextlib
-import os
-import shutil
 import signal
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
-from gunicorn_service import _die_with_parent, http_get, until
+from gunicorn_service import http_get, until
+from started import Started, answers, free_port, program
 
 _APP = '''
 import asyncio, sys
@@ -71,20 +69,6 @@ backend app
 _START_S = 15.0
 
 
-def free_port():
-    """A TCP port that nobody has now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def binary():
-    """haproxy's path; the test fails naming what is missing."""
-    found = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
-    assert found, "haproxy is missing: apt-get install haproxy"
-    return found
-
-
 class HaproxyService:
     """HAProxy in `folder`: port, pages (statistics), admin and user (sockets) are attributes."""
 
@@ -106,7 +90,6 @@ class HaproxyService:
         self.port, self.pages, self.behind = free_port(), free_port(), free_port()
         self.admin, self.user = self.folder / "admin.sock", self.folder / "user.sock"
         self.config = self.folder / "haproxy.cfg"
-        self.log = self.folder / "haproxy.log"
         self.url = f"http://127.0.0.1:{self.pages}/stats;csv"
         self._shape = {
             "servers": servers,
@@ -118,7 +101,7 @@ class HaproxyService:
             "frontend": frontend,
             "extra": extra,
         }
-        self.process = self.app = None
+        self.haproxy = self.app = None
 
     def __enter__(self):
         return self.start()
@@ -130,18 +113,19 @@ class HaproxyService:
         """Start the service behind, once, and HAProxy; wait until both answer."""
         try:
             if self.app is None:
-                self.app = self._run([sys.executable, "-c", _APP, str(self.behind)])
-                until(self._served, _START_S, "the service behind HAProxy answers")
+                argv = [sys.executable, "-c", _APP, str(self.behind)]
+                self.app = Started(argv, self.folder, lambda: answers(self.behind)).start()
             self.write()
-            self.process = self._run([binary(), "-W", "-f", str(self.config)])
-            until(self._ready, _START_S, f"HAProxy answers, in {self.folder}")
+            argv = [program("haproxy"), "-W", "-f", str(self.config)]
+            self.haproxy = Started(argv, self.folder, self._ready).start()
         except BaseException:
             self.stop()
             raise
         return self
 
     def _ready(self):
-        return self._answers() and self.info().get("Stopping") == "0"
+        done = self._answers() and self.info().get("Stopping") == "0"
+        return done and self.rows()["BACKEND"]["scur"] == "0"  # that answer has been counted
 
     def write(self, **shape):
         """The configuration file, with some of its shape changed."""
@@ -171,12 +155,13 @@ class HaproxyService:
         """As systemd does it: SIGUSR2 to the master; wait until another worker answers."""
         before = self.info()["Pid"]
         self.write(**shape)
-        told = len(self.log.read_text())
+        log = self.haproxy.log
+        told = len(log.read_text())
 
         def heard():
-            os.kill(self.process.pid, signal.SIGUSR2)  # a master just started may miss it
+            self.haproxy.signal(signal.SIGUSR2)  # a master just started may miss it
             with contextlib.suppress(AssertionError):
-                return until(lambda: "Reloading" in self.log.read_text()[told:], 1.0, "heard")
+                return until(lambda: "Reloading" in log.read_text()[told:], 1.0, "heard")
 
         until(heard, _START_S, "HAProxy reloads")
         until(lambda: self.info().get("Pid") not in (None, before), _START_S, "another worker")
@@ -213,43 +198,15 @@ class HaproxyService:
 
     def kill(self):
         """SIGKILL HAProxy, master and worker."""
-        worker = self.info().get("Pid")
-        self.process.kill()
-        self.process.wait()
-        if worker:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(worker), signal.SIGKILL)
-            until(lambda: not self.info(), 5.0, "the worker has gone")
+        self.haproxy.kill()
+        until(lambda: not self.info(), 5.0, "HAProxy has gone")
 
     def stop(self):
         """End all. May be called twice."""
-        if self.process is not None and self.process.poll() is None:
-            self.kill()
-        if self.app is not None:
-            self.app.kill()
-            self.app.wait()
-
-    def _run(self, command):
-        with self.log.open("ab") as out:
-            return subprocess.Popen(
-                command,
-                cwd=self.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509  one prctl(2)
-            )
-
-    def _served(self):
-        with contextlib.suppress(OSError, IndexError):
-            return http_get(self.behind, "/")[0] == 200
+        for started in (self.haproxy, self.app):
+            if started is not None:
+                started.kill()
 
     def _answers(self):
-        assert self.process.poll() is None, f"haproxy ended: {self.log.read_text()}"
-        try:
-            if self._shape["mode"] == "http":
-                return http_get(self.port, "/")[0] == 200
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1.0):
-                return bool(self.info())
-        except (OSError, IndexError):
-            return False
+        with contextlib.suppress(OSError, IndexError):
+            return http_get(self.port, "/")[0] == 200

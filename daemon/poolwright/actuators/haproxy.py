@@ -26,9 +26,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
+from poolwright.actuators.absolute import Refusal
 from poolwright.actuators.haproxy_agent import Agent
+from poolwright.actuators.outcome import outcome_of
 from poolwright.core.errors import PlantFault, PolicyError
-from poolwright.core.model import Actuation, ActuationStatus, Applied, Setting
+from poolwright.core.model import Actuation, Applied, Setting
 from poolwright.core.units import HostPort, PathText, Seconds
 from poolwright.wire.haproxy import Row, SocketDenied, Source, Stats, checked_name, whole
 
@@ -47,10 +49,6 @@ _STATIC = (
     "its balance algorithm is static; use roundrobin, leastconn or `hash-type consistent`, or "
     "do not move weight"
 )
-
-
-class _Refusal(Exception):
-    """What was asked for may not be done."""
 
 
 class Haproxy:
@@ -109,7 +107,7 @@ class Haproxy:
         self._options = options
         self._from = Source(options.backend, options.socket, options.url)
         self._agent = None if options.agent is None else Agent(options.agent)
-        self.knobs = tuple(sorted(options.moves))
+        self.knobs: tuple[str, ...] = tuple(sorted(options.moves))
         self._lock = asyncio.Lock()  # one move at a time, also when one is cancelled for the next
         self._last: dict[str, int] = {}  # the levels that were read last
         self._counted: dict[str, int] = {}
@@ -137,24 +135,9 @@ class Haproxy:
         Failed when it does not within `step_timeout`, or when it begins anew meanwhile. Refused
         below 1, without the right, and where HAProxy cannot (weights of a static algorithm).
         """
-        began = time.perf_counter()
-        status, detail = ActuationStatus.FAILED, ""
+        levels = {knob: wanted[knob] for knob in self.knobs}
         async with self._lock:
-            try:
-                detail = await self._move({knob: wanted[knob] for knob in self.knobs})
-                status = ActuationStatus.APPLIED
-            except _Refusal as refusal:
-                status, detail = ActuationStatus.REFUSED, f"{self.endpoint}: {refusal}"
-            except SocketDenied as denied:
-                status, detail = ActuationStatus.REFUSED, f"{self.endpoint}: {denied}; {_ALLOW}"
-            except PlantFault as fault:
-                detail = f"{self.endpoint}: {fault}"
-        return Actuation(
-            decision_tick=decision_tick,
-            status=status,
-            took_s=time.perf_counter() - began,
-            detail=detail,
-        )
+            return await outcome_of(self._move(levels), self.endpoint, decision_tick)
 
     async def close(self) -> None:
         """Stop answering HAProxy, which keeps what it has."""
@@ -207,11 +190,14 @@ class Haproxy:
     # Moving
 
     async def _move(self, wanted: dict[str, int]) -> str:
-        """Raises PlantFault, _Refusal."""
+        """Raises PlantFault, Refusal."""
         for knob, level in wanted.items():
             if not 1 <= level <= _MOST[knob]:
-                raise _Refusal(f"{knob} {level}: HAProxy is given 1 to {_MOST[knob]}, 0 is off")
-        stats = await self._from.stats(self._options.step_timeout)
+                raise Refusal(f"{knob} {level}: HAProxy is given 1 to {_MOST[knob]}, 0 is off")
+        try:
+            stats = await self._from.stats(self._options.step_timeout)
+        except SocketDenied as denied:
+            raise Refusal(f"{denied}; {_ALLOW}") from denied
         epoch = self._epoch(stats)
         if self._agent is None:
             await self._command(stats, wanted)
@@ -237,9 +223,11 @@ class Haproxy:
                 text = _COMMAND[knob].format(options.backend, server, level)
                 try:
                     await self._from.command(text, options.step_timeout)
+                except SocketDenied as denied:
+                    raise Refusal(f"{denied}; {_ALLOW}") from denied
                 except PlantFault as fault:
                     if "static LB algorithm" in str(fault):
-                        raise _Refusal(f"{fault}; {_STATIC}") from fault
+                        raise Refusal(f"{fault}; {_STATIC}") from fault
                     raise
 
     @contextmanager
@@ -253,7 +241,7 @@ class Haproxy:
             self._agent.say("")
 
     async def _answer(self, wanted: dict[str, int]) -> str:
-        """What the agent shall say. Raises _Refusal for a weight that per cent cannot say."""
+        """What the agent shall say. Raises Refusal for a weight that per cent cannot say."""
         words = [f"maxconn:{wanted['maxconn']}"] if "maxconn" in wanted else []
         if "weight" in wanted:
             words.append(f"{await self._per_cent(wanted['weight'])}%")
@@ -274,7 +262,7 @@ class Haproxy:
         share = _exact(weight, initial)
         if share is None:
             told = " and ".join(str(one) for one in sorted(initial))
-            raise _Refusal(
+            raise Refusal(
                 f"weight {weight} is no per cent of the initial weight {told}: give all servers "
                 "`weight 100` in HAProxy's configuration"
             )

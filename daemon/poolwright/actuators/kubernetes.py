@@ -28,9 +28,11 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from poolwright.actuators.absolute import Refusal
 from poolwright.actuators.kubernetes_api import ACCOUNT, Api, ApiFault, Object, server_url
+from poolwright.actuators.outcome import outcome_of
 from poolwright.core.errors import PlantFault, PolicyError
-from poolwright.core.model import Actuation, ActuationStatus, Applied, Setting
+from poolwright.core.model import Actuation, Applied, Setting
 from poolwright.core.units import PathText, Seconds
 from poolwright.wire.http import words
 
@@ -40,10 +42,6 @@ _POLL_MOST_S = 1.0
 _WRITES_MOST = 8  # tries against a controller that writes the status meanwhile
 _NAME = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
 _ALLOW = "allow it as deploy/kubernetes/role.yaml does, and bind it to poolwright's account"
-
-
-class _Refusal(Exception):
-    """What was asked for may not be done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,28 +148,12 @@ class Kubernetes:
         Failed when that takes longer than `ready_timeout`, or when somebody else scales or rolls
         out meanwhile. Refused below 1, from 0, beside an autoscaler, and without the right to.
         """
-        began = time.perf_counter()
-        status, detail = ActuationStatus.FAILED, ""
         async with self._lock:
             try:
-                await self._move(wanted[self._options.knob])
-                status = ActuationStatus.APPLIED
-            except _Refusal as refusal:
-                status, detail = ActuationStatus.REFUSED, f"{self.endpoint}: {refusal}"
-            except ApiFault as fault:
-                detail = f"{self.endpoint}: {fault}"
-                if fault.status == 403:
-                    status, detail = ActuationStatus.REFUSED, f"{detail}; {_ALLOW}"
-            except PlantFault as fault:
-                detail = f"{self.endpoint}: {fault}"
+                move = self._move(wanted[self._options.knob])
+                return await outcome_of(move, self.endpoint, decision_tick)
             finally:
                 self._growing_from = None
-        return Actuation(
-            decision_tick=decision_tick,
-            status=status,
-            took_s=time.perf_counter() - began,
-            detail=detail,
-        )
 
     async def close(self) -> None:
         """Nothing is kept open."""
@@ -213,7 +195,7 @@ class Kubernetes:
         )
 
     async def _refuse_beside_autoscaler(self) -> None:
-        """Two hands on one knob would be a fight. Raises _Refusal, ApiFault, PlantFault."""
+        """Two hands on one knob would be a fight. Raises Refusal, ApiFault, PlantFault."""
         for version in ("v2", "v1"):  # v2 came with Kubernetes 1.23
             path = f"/apis/autoscaling/{version}/namespaces/{self._namespace()}"
             try:
@@ -229,20 +211,29 @@ class Kubernetes:
             group = str(target.get("apiVersion", "apps/v1")).partition("/")[0]
             if (group, target.get("kind"), target.get("name")) == ("apps", self._kind, self._name):
                 name = words(str(_part(item, "metadata", self.endpoint).get("name")).encode())
-                raise _Refusal(
+                raise Refusal(
                     f"HorizontalPodAutoscaler {name} scales it: two hands on one knob; delete it, "
                     "or leave the replicas to it (mode: observe)"
                 )
 
     # Moving
 
-    async def _move(self, goal: int) -> None:
-        """Raises PlantFault, _Refusal."""
+    async def _move(self, goal: int) -> str:
+        """Raises PlantFault, Refusal."""
+        try:
+            await self._go(goal)
+        except ApiFault as fault:
+            if fault.status != 403:
+                raise
+            raise Refusal(f"{fault}; {_ALLOW}") from fault
+        return ""
+
+    async def _go(self, goal: int) -> None:
         if goal < 1:
-            raise _Refusal(f"{goal} replicas: a service keeps at least one")
+            raise Refusal(f"{goal} replicas: a service keeps at least one")
         scene = await self._look(self._options.step_timeout)
         if scene.wanted < 1:
-            raise _Refusal("it is scaled to 0, by another hand: scale it up to let us go on")
+            raise Refusal("it is scaled to 0, by another hand: scale it up to let us go on")
         await self._refuse_beside_autoscaler()
         before = scene.wanted
         if goal > before:
