@@ -42,7 +42,7 @@ def server_url(server: str | None) -> Url:
         port = os.environ.get("KUBERNETES_SERVICE_PORT", "443")
         if not host:
             raise PolicyError(
-                "not in a pod (KUBERNETES_SERVICE_HOST is not set): give `server`, such as "
+                "kubernetes: not in a pod (no KUBERNETES_SERVICE_HOST): give `server`, such as "
                 "https://10.0.0.1:6443"
             )
         server = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
