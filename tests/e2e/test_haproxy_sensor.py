@@ -59,9 +59,13 @@ async def test_the_queue_is_what_waits(tmp_path, way):
         made = sensor(service, way)
         async with Load(service.port, "/sleep?s=1", clients=9) as load:
             await asyncio.sleep(0.5)
-            assert (await look(made, 1))["queue_length"].value == 7.0
+            found = await look(made, 1)
+            assert found["queue_length"].value == 7.0
+            assert found["in_flight"].value == 2.0
             load._stop = True
-        assert (await look(made, 2))["queue_length"].value == 0.0
+        counted(service)
+        found = await look(made, 2)
+        assert found["queue_length"].value == found["in_flight"].value == 0.0
         assert not load.failed
 
 

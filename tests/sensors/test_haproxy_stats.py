@@ -12,8 +12,11 @@ from poolwright.sensors.haproxy import Haproxy
 from poolwright.wire import haproxy as wire
 
 INFO = "Name: HAProxy\nPid: 7\nStart_time_sec: 100\nStopping: 0\n\n"
-HEAD = "# pxname,svname,qcur,stot,econ,eresp,mode,hrsp_2xx,hrsp_3xx,hrsp_4xx,hrsp_5xx,hrsp_other,\n"
-ROWS = "app,s1,1,10,0,0,http,,,,,,\napp,BACKEND,2,10,0,0,http,9,0,0,1,0,\n\n"
+HEAD = (
+    "# pxname,svname,qcur,scur,stot,econ,eresp,mode,"
+    "hrsp_2xx,hrsp_3xx,hrsp_4xx,hrsp_5xx,hrsp_other,\n"
+)
+ROWS = "app,s1,1,4,10,0,0,http,,,,,,\napp,BACKEND,2,7,10,0,0,http,9,0,0,1,0,\n\n"
 
 
 def info(**changes):
@@ -56,6 +59,7 @@ async def test_a_good_answer_is_understood(tmp_path):
     later = ROWS.replace("http,9,0,0,1", "http,19,0,0,4")
     first, second = await seen(tmp_path, INFO + HEAD + ROWS, INFO + HEAD + later)
     assert first["queue_length"].value == 3.0
+    assert first["in_flight"].value == 4.0
     assert first["throughput_rps"].status is Status.NO_DATA
     assert second["throughput_rps"].value == 13.0
     assert second["errors_rps"].value == 3.0
@@ -67,11 +71,11 @@ BROKEN = {
     "no such proxy": (INFO + "No such proxy.\n\n", "No such proxy"),
     "denied": ("Permission denied\n\n", "Permission denied"),
     "escape": (INFO + "\x1b[31mred\n", r"\?\[31mred"),
-    "no backend": (INFO + HEAD + "app,s1,1,10,0,0,http,,,,,,\n\n", "no backend app"),
+    "no backend": (INFO + HEAD + "app,s1,1,4,10,0,0,http,,,,,,\n\n", "no backend app"),
     "another backend": (INFO + HEAD + ROWS.replace("app", "apple"), "no backend app"),
     "no pid": ("Name: x\n\n" + HEAD + ROWS, "no Pid"),
     "stopping": (info(Stopping="1") + HEAD + ROWS, "process 7 is stopping"),
-    "short row": (INFO + HEAD + ROWS.replace("app,s1,1,10,", "app,s1,"), "shorter than its head"),
+    "short row": (INFO + HEAD + ROWS.replace("app,s1,1,4,10,", "app,s1,"), "shorter than its head"),
     "cut": (INFO + HEAD + ROWS.rstrip()[:-4], "cut"),
     "quote": (INFO + HEAD + ROWS.replace(",s1,1,", ',s1,"1,'), "cannot be read"),
     "no number": (INFO + HEAD + ROWS.replace("BACKEND,2", "BACKEND,x"), "qcur of BACKEND is 'x'"),
@@ -126,8 +130,8 @@ async def test_processes_that_answer_in_turn_are_an_error(tmp_path):
 
 async def test_a_server_that_is_taken_away_is_no_restart(tmp_path):
     tcp = ROWS.replace("http,9,0,0,1,0", "tcp,,,,,")
-    more = tcp.replace("app,BACKEND", "app,s2,0,500,0,0,tcp,,,,,,\napp,BACKEND")
-    less = tcp.replace("s1,1,10", "s1,1,14")
+    more = tcp.replace("app,BACKEND", "app,s2,0,2,500,0,0,tcp,,,,,,\napp,BACKEND")
+    less = tcp.replace("s1,1,4,10", "s1,1,4,14")
     _, second = await seen(tmp_path, INFO + HEAD + more, INFO + HEAD + less)
     assert second["throughput_rps"].value == 4.0
     assert not second["throughput_rps"].estimated

@@ -6,7 +6,8 @@ r"""What HAProxy counts for one backend: requests, failures, and those that wait
 In mode http a request is counted when its answer has ended, and a failure is an answer of 5xx,
 HAProxy's own 502 to 504 included. In mode tcp a session is counted when a server gets it, and a
 failure is a connection that was not made or broke. `queue_length` is what waits in the backend's
-queue and in its servers'.
+queue and in its servers'. `in_flight` is the mean over the servers that are up of what each serves,
+for that is what `maxconn` limits.
 
 Latency: HAProxy has averages over the last 1024 requests and no distribution. Quantiles cannot be
 made from them, so by default none are given (`averages` gives the means, for people). HAProxy's own
@@ -28,7 +29,7 @@ from poolwright.sensors.prometheus_page import Counters, Growth, Labels, Series
 from poolwright.wire.haproxy import BACKEND, Row, Source, Stats, whole
 
 _AVERAGED = "an average over HAProxy's last 1024 requests: no quantiles"
-_SIGNALS = ("throughput_rps", "errors_rps", "queue_length")
+_SIGNALS = ("throughput_rps", "errors_rps", "queue_length", "in_flight")
 _MEANS = ("service_time_s", "latency_s")
 # per mode: the columns of BACKEND that add up to what is done, and to what has failed
 _HTTP = (("hrsp_2xx", "hrsp_3xx", "hrsp_4xx", "hrsp_5xx", "hrsp_other"), ("hrsp_5xx",))
@@ -102,10 +103,18 @@ class Haproxy:
         found = [
             *self._rates(growth, tell),
             tell(signal="queue_length", value=float(waiting)),
+            tell(signal="in_flight", value=self._busy(stats.rows)),
         ]
         if len(self.signals) > len(_SIGNALS):
             found += self._means(stats.rows[BACKEND], tell)
         return tuple(found)
+
+    def _busy(self, rows: Mapping[str, Row]) -> float:
+        """Connections that a server serves, the mean over those that are up."""
+        servers = [row for key, row in rows.items() if key != BACKEND]
+        busy = sum(whole(row, "scur", self._from.name) for row in servers)
+        up = sum(not row.get("status", "").startswith(("DOWN", "MAINT")) for row in servers)
+        return busy / max(1, up)
 
     def _counts(self, stats: Stats) -> dict[Labels, Series]:
         """Counters since HAProxy began: what has failed, then the parts of what is done."""
