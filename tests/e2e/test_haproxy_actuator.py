@@ -119,8 +119,9 @@ async def test_another_hand_is_seen_and_its_level_stays(tmp_path, way):
         await applied(made, maxconn=4)
         before = await made.read()
         assert service.ask("set maxconn server app/s2 9").strip() == ""
-        seen = await made.read()
-        assert (seen.setting, seen.epoch) == (setting(maxconn=9), before.epoch)
+        for _ in range(4):
+            seen = await made.read()
+            assert (seen.setting, seen.epoch) == (setting(maxconn=9), before.epoch)
         assert seen.detail == "the servers differ: maxconn 4 of s1, maxconn 9 of s2"
         await asyncio.sleep(0.8)  # four of HAProxy's questions: no answer of ours puts it back
         assert service.limit("s2") == 9
@@ -162,6 +163,23 @@ async def test_a_killed_haproxy_is_a_fault_and_its_successor_another_epoch(tmp_p
         after = await made.read()
         assert after.setting == setting(maxconn=3)
         assert (after.epoch != before.epoch) or way == "page"  # a page without traffic cannot tell
+
+
+async def test_servers_that_begin_apart_are_at_the_lowest_level_until_they_are_moved(tmp_path):
+    async with Stand(tmp_path, servers=2, maxconn=5) as (service, made):
+        assert await level(made) == 5
+        apart = service.config.read_text().replace(
+            "maxconn 5 weight 100", "maxconn 20 weight 100", 1
+        )
+        service.write = lambda: service.config.write_text(apart)
+        await asyncio.to_thread(service.reload)
+        assert (service.limit("s1"), service.limit("s2")) == (20, 5)
+        for _ in range(2):
+            seen = await made.read()
+            assert seen.setting == setting(maxconn=5)
+            assert "the servers differ" in seen.detail
+        await applied(made, maxconn=6)
+        assert service.limit("s1") == service.limit("s2") == 6
 
 
 async def test_a_reload_during_a_move_fails_the_move(tmp_path):

@@ -82,6 +82,8 @@ BROKEN = {
     "negative": (INFO + HEAD + ROWS.replace("BACKEND,2", "BACKEND,-2"), "'-2', not a number"),
     "empty": (INFO + HEAD + ROWS.replace("http,9", "http,"), "hrsp_2xx of BACKEND is ''"),
     "huge": (INFO + HEAD + ROWS.replace("http,9", "http," + "9" * 30), "not a number"),
+    "long line": (INFO + HEAD + "x" * 100_000, "a line of over"),
+    "many": (INFO + HEAD + "app,s,,,,,,,,,,,,\n" * 5000 + "\n", "over 4096 servers"),
     "old columns": (INFO + HEAD.replace("qcur", "other") + ROWS, "qcur of s1"),
 }
 

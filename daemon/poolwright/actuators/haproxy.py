@@ -109,7 +109,8 @@ class Haproxy:
         self._agent = None if options.agent is None else Agent(options.agent)
         self.knobs: tuple[str, ...] = tuple(sorted(options.moves))
         self._lock = asyncio.Lock()  # one move at a time, also when one is cancelled for the next
-        self._last: dict[str, int] = {}  # the levels that were read last
+        self._agreed: dict[str, int] = {}  # the last levels that all servers had ...
+        self._agreed_in = ""  # ... in this epoch
         self._counted: dict[str, int] = {}
         self._generation = 0
         way = f", agent {options.agent}" if options.agent else ""
@@ -121,12 +122,16 @@ class Haproxy:
         notes = await self._listen()
         stats = await self._from.stats(_READ_S)
         epoch = self._epoch(stats)
+        if epoch != self._agreed_in:
+            self._agreed, self._agreed_in = {}, epoch
         found: dict[str, int] = {}
         for knob in self.knobs:
             levels = self._levels(stats, knob)
-            found[knob], note = _one(levels, self._last.get(knob), knob)
-            notes += note
-        self._last = found
+            if len(set(levels.values())) == 1:
+                self._agreed[knob] = next(iter(levels.values()))
+            else:
+                notes.append(f"the servers differ: {_told(levels, knob)}")
+            found[knob] = _one(levels, self._agreed.get(knob))
         return Applied(setting=_setting(found), epoch=epoch, detail="; ".join(notes))
 
     async def apply(self, wanted: Setting, decision_tick: int) -> Actuation:
@@ -277,7 +282,7 @@ class Haproxy:
                 raise PlantFault("HAProxy began anew during the move (a reload)")
             rows = {knob: self._levels(stats, knob) for knob in wanted}
             if all(set(levels.values()) == {wanted[knob]} for knob, levels in rows.items()):
-                self._last = dict(wanted)
+                self._agreed, self._agreed_in = dict(wanted), epoch
                 return self._above(stats, wanted)
             spent_s = time.monotonic() - began
             if spent_s > self._options.step_timeout:
@@ -304,14 +309,11 @@ def _exact(weight: int, initial: set[int]) -> int | None:
     return share
 
 
-def _one(levels: dict[str, int], before: int | None, knob: str) -> tuple[int, list[str]]:
-    """One level for servers that may differ: what somebody changed, at first the lowest."""
-    if len(set(levels.values())) == 1:
-        return next(iter(levels.values())), []
-    level = next((n for n in levels.values() if n != before), 0)
-    if before is None:
-        level = min(levels.values())
-    return level, [f"the servers differ: {_told(levels, knob)}"]
+def _one(levels: dict[str, int], agreed: int | None) -> int:
+    """One level for servers that may differ: what somebody changed since they were at one."""
+    if agreed is None:
+        return min(levels.values())
+    return next((level for level in levels.values() if level != agreed), agreed)
 
 
 def _told(levels: dict[str, int], knob: str) -> str:

@@ -17,6 +17,8 @@ from poolwright.wire.http import Ask, Head, Url, exchange
 
 BACKEND = "BACKEND"  # the row of the whole
 MOST_BYTES = 4 << 20  # of one answer
+_MOST_LINE = 64 << 10
+_MOST_SERVERS = 4096
 _READ_BYTES = 64 << 10
 _HEAD = b"# pxname,"
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:")
@@ -68,7 +70,7 @@ class Source:
             raise PlantFault(f"{self.name}: no backend {self.backend}: {why}")
         sieve = _Sieve(self.name, self.backend)
         sieve.feed(_HEAD + table.encode("latin-1"))
-        pairs = (line.partition(":") for line in told.splitlines())
+        pairs = (line.partition(":") for line in told[:_MOST_LINE].splitlines())
         info = {key: value.strip() for key, colon, value in pairs if colon}
         if "Pid" not in info:
             raise PlantFault(f"{self.name}: 'show info' told no Pid: not a HAProxy")
@@ -138,13 +140,17 @@ class _Sieve:
         self._kept: list[bytes] = []
 
     def feed(self, chunk: bytes) -> None:
-        """Take what came."""
+        """Take what came. Raises PlantFault for more than any HAProxy has."""
         *lines, self._rest = (self._rest + chunk).split(b"\n")
+        if len(self._rest) > _MOST_LINE:
+            raise PlantFault(f"{self._name}: a line of over {_MOST_LINE} bytes")
         for line in lines:
             if line.startswith(_HEAD):
                 self._head = line[2:]
             elif line.startswith(self._start):
                 self._kept.append(line)
+                if len(self._kept) > _MOST_SERVERS:
+                    raise PlantFault(f"{self._name}: a backend of over {_MOST_SERVERS} servers")
 
     def rows(self) -> dict[str, Row]:
         """The rows by server, once all has come. Raises PlantFault."""
