@@ -26,9 +26,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
-from poolwright.actuators.absolute import Refusal
 from poolwright.actuators.haproxy_agent import Agent
-from poolwright.actuators.outcome import outcome_of
+from poolwright.actuators.outcome import Refusal, outcome
 from poolwright.core.errors import PlantFault, PolicyError
 from poolwright.core.model import Actuation, Applied, Setting
 from poolwright.core.units import HostPort, PathText, Seconds
@@ -142,7 +141,7 @@ class Haproxy:
         """
         levels = {knob: wanted[knob] for knob in self.knobs}
         async with self._lock:
-            return await outcome_of(self._move(levels), self.endpoint, decision_tick)
+            return await outcome(self.endpoint, decision_tick, self._move(levels))
 
     async def close(self) -> None:
         """Stop answering HAProxy, which keeps what it has."""

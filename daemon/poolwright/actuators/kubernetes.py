@@ -28,9 +28,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from poolwright.actuators.absolute import Refusal
 from poolwright.actuators.kubernetes_api import ACCOUNT, Api, ApiFault, Object, server_url
-from poolwright.actuators.outcome import outcome_of
+from poolwright.actuators.outcome import Refusal, outcome
 from poolwright.core.errors import PlantFault, PolicyError
 from poolwright.core.model import Actuation, Applied, Setting
 from poolwright.core.units import PathText, Seconds
@@ -151,7 +150,7 @@ class Kubernetes:
         async with self._lock:
             try:
                 move = self._move(wanted[self._options.knob])
-                return await outcome_of(move, self.endpoint, decision_tick)
+                return await outcome(self.endpoint, decision_tick, move)
             finally:
                 self._growing_from = None
 
@@ -218,7 +217,7 @@ class Kubernetes:
 
     # Moving
 
-    async def _move(self, goal: int) -> str:
+    async def _move(self, goal: int) -> None:
         """Raises PlantFault, Refusal."""
         try:
             await self._go(goal)
@@ -226,7 +225,6 @@ class Kubernetes:
             if fault.status != 403:
                 raise
             raise Refusal(f"{fault}; {_ALLOW}") from fault
-        return ""
 
     async def _go(self, goal: int) -> None:
         if goal < 1:

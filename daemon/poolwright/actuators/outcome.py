@@ -1,24 +1,27 @@
-"""What became of a move, as an Actuation: the part that is the same for all actuators."""
+"""How a move ends: from what it raised, or did not, to an Actuation."""
 
 import time
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Awaitable
 
-from poolwright.actuators.absolute import Refusal
+from poolwright.actuators.absolute import Refusal as Refusal
 from poolwright.core.errors import PlantFault
 from poolwright.core.model import Actuation, ActuationStatus
 
 
-async def outcome_of(
-    move: Coroutine[Any, Any, str], endpoint: str, decision_tick: int
-) -> Actuation:
-    """Do it: applied, with the detail that it gives; refused on Refusal; failed on PlantFault."""
+async def outcome(endpoint: str, decision_tick: int, move: Awaitable[str | None]) -> Actuation:
+    """Carry out `move`: applied (what it gives is the detail), refused (it raised Refusal) or
+    failed (PlantFault).
+    """
     began = time.perf_counter()
     try:
-        status, detail = ActuationStatus.APPLIED, await move
-    except Refusal as refusal:
-        status, detail = ActuationStatus.REFUSED, f"{endpoint}: {refusal}"
+        status, detail = ActuationStatus.APPLIED, await move or ""
+    except Refusal as refused:
+        status, detail = ActuationStatus.REFUSED, f"{endpoint}: {refused}"
     except PlantFault as fault:
         status, detail = ActuationStatus.FAILED, f"{endpoint}: {fault}"
-    took_s = time.perf_counter() - began
-    return Actuation(decision_tick=decision_tick, status=status, took_s=took_s, detail=detail)
+    return Actuation(
+        decision_tick=decision_tick,
+        status=status,
+        took_s=time.perf_counter() - began,
+        detail=detail,
+    )
