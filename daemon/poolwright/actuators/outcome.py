@@ -3,9 +3,11 @@
 import time
 from collections.abc import Awaitable
 
-from poolwright.actuators.absolute import Refusal as Refusal
+from poolwright.actuators.absolute import Refusal
 from poolwright.core.errors import PlantFault
 from poolwright.core.model import Actuation, ActuationStatus
+
+__all__ = ["Refusal", "outcome"]
 
 
 async def outcome(endpoint: str, decision_tick: int, move: Awaitable[str | None]) -> Actuation:
