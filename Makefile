@@ -7,7 +7,8 @@ SERVERS := prometheus:promtool systemd-container:systemd-nspawn dbus:dbus-daemon
   haproxy:haproxy redis-server:redis-server pgbouncer:pgbouncer postgresql:pg_lsclusters \
   nginx-light:nginx php-fpm:php libfcgi-bin:cgi-fcgi uwsgi-core:uwsgi-core \
   uwsgi-plugin-python3:uwsgi_python3 prometheus-node-exporter:prometheus-node-exporter \
-  prometheus-ipmi-exporter:prometheus-ipmi-exporter caddy:caddy apache2-bin:apache2 openssl:openssl
+  prometheus-ipmi-exporter:prometheus-ipmi-exporter caddy:caddy apache2-bin:apache2 \
+  openssl:openssl
 
 # make swarm SEEDS=10000 plays that many random scenarios; make test a few hundred.
 SEEDS ?= 1000

@@ -4,6 +4,8 @@ ACTUATORS: dict[str, str] = {
     "command": "poolwright.actuators.command:Command",
     "file": "poolwright.actuators.file:File",
     "gunicorn": "poolwright.actuators.gunicorn:Gunicorn",
+    "haproxy": "poolwright.actuators.haproxy:Haproxy",
     "http": "poolwright.actuators.http:Http",
+    "kubernetes": "poolwright.actuators.kubernetes:Kubernetes",
     "systemd_units": "poolwright.actuators.systemd_units:SystemdUnits",
 }

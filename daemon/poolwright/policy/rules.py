@@ -8,7 +8,16 @@ from poolwright.core import policy as core_policy
 from poolwright.core.units import Ratio, Seconds
 from poolwright.policy.bind import Contradiction
 
-KNOB_NAMES = ("workers", "threads", "pool_size", "concurrency", "connections")
+KNOB_NAMES = (
+    "workers",
+    "threads",
+    "pool_size",
+    "concurrency",
+    "connections",
+    "maxconn",
+    "weight",
+    "replicas",
+)
 
 # Metadata of a field that holds globs of the names of pools.
 POOLS = {

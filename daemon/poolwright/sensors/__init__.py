@@ -3,6 +3,7 @@
 SENSORS: dict[str, str] = {
     "access_log": "poolwright.sensors.access_log:AccessLog",
     "cgroup": "poolwright.sensors.control_group:ControlGroup",
+    "haproxy": "poolwright.sensors.haproxy:Haproxy",
     "host": "poolwright.sensors.host:Host",
     "listen_queue": "poolwright.sensors.listen_queue:ListenQueue",
     "power": "poolwright.sensors.power:Power",
