@@ -2,4 +2,5 @@
 
 ACTUATORS: dict[str, str] = {
     "gunicorn": "poolwright.actuators.gunicorn:Gunicorn",
+    "python": "poolwright.actuators.python:Python",
 }

@@ -7,5 +7,6 @@ SENSORS: dict[str, str] = {
     "power": "poolwright.sensors.power:Power",
     "process_tree": "poolwright.sensors.process_tree:ProcessTree",
     "prometheus": "poolwright.sensors.prometheus:Prometheus",
+    "python": "poolwright.sensors.python:Python",
     "statsd": "poolwright.sensors.statsd:Statsd",
 }
