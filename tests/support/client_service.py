@@ -16,6 +16,8 @@ from pathlib import Path
 
 from gunicorn_service import GunicornService, http_get, until
 
+import poolwright
+
 WSGI_APP = """
 import os, time
 from pathlib import Path
@@ -97,6 +99,7 @@ async def plain(scope, receive, send):
 offer(os.environ["OFFER"], pool=limiter, meter=meter)
 app = AsgiMeter(plain, meter)
 """
+_OURS = str(Path(poolwright.__file__).parents[1])
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 
@@ -118,13 +121,18 @@ class WsgiService(GunicornService):
             app="wsgi_app:app",
             flags=("-k", "gthread", "--threads", "32", *flags),
             control=False,
-            env={"OFFER": str(self.offer), "LIMIT": str(limit)},
+            env={"OFFER": str(self.offer), "LIMIT": str(limit), "PYTHONPATH": _OURS},
         )
 
     def start(self):
         """Start, and wait until every worker is to be seen."""
         super().start()
-        until(lambda: len(self.seen()) == self.workers, 10.0, "every process offers")
+        try:
+            until(lambda: len(self.seen()) == self.workers, 15.0, "every process offers")
+        except BaseException:
+            print(self.log.read_text())
+            self.stop()
+            raise
         return self
 
     def seen(self):
@@ -137,8 +145,8 @@ class WsgiService(GunicornService):
         told = (self.home / f"{pid}.limit" for pid in self.children())
         return sum(int(path.read_text() or 0) for path in told if path.exists())
 
-    def stop(self):
-        super().stop()
+    def __exit__(self, *_):
+        self.stop()
         shutil.rmtree(self.home, ignore_errors=True)
 
 
@@ -158,7 +166,8 @@ class AsgiService:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "uvicorn", "--port", str(self.port), "asgi_app:app"],
                 cwd=self.home,
-                env=os.environ | {"OFFER": str(self.offer), "LIMIT": str(self._limit)},
+                env=os.environ
+                | {"OFFER": str(self.offer), "LIMIT": str(self._limit), "PYTHONPATH": _OURS},
                 stdout=out,
                 stderr=out,
                 preexec_fn=_die_with_parent,  # noqa: PLW1509  one prctl(2)

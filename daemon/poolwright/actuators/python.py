@@ -184,7 +184,7 @@ class Python:
             if found.limit != share:
                 raise PlantFault(f"{process.path}: told {share}, and has {found.limit}")
         await self._drained(goal, frozenset(t.token for t in told))
-        self._level = goal
+        self._level = self._expected = goal
 
     async def _drained(self, goal: int, processes: frozenset[str]) -> None:
         """Look until nobody runs more than its limit. Raises PlantFault when that is late."""

@@ -7,8 +7,10 @@ again, and an application needs no daemon. A thread answers, one line of JSON fo
 raises into the application, and what keeps it from offering is logged once and tried again.
 
 A process that comes while others of the service live asks them what the daemon has shared out and
-takes its place in that; without others it begins at its own default. Coming is one at a time, under
-flock(2) on the folder, which also is when sockets of the dead are removed.
+takes its place in that. When all others have gone (a reload of an idle service) a file tells what
+was shared out by the children of the same parent; a service that was started anew begins at its own
+default. Coming is one at a time, under flock(2) on the folder, which also is when sockets of the
+dead are removed.
 
 Forks: a process that forks before it has used what it offers is a master (gunicorn --preload): it
 offers no more until it does use it, and its children offer at once. Children of a process that is
@@ -22,7 +24,6 @@ import logging
 import os
 import socket
 import stat
-import struct
 import threading
 import weakref
 from contextlib import closing, suppress
@@ -30,19 +31,17 @@ from pathlib import Path
 from time import monotonic_ns
 from typing import Protocol
 
+from poolwright.client import wire
+
 _LOG = logging.getLogger("poolwright.client")
-_LINE_MOST = 4096
 _PATIENCE_S = 1.0  # with who has connected; the next one waits so long
-_ASK_S = 0.2  # with another process of the service that may be stuck
 _ASK_MOST_S = 2.0
 _AGAIN_S = 5.0
 _LOOK_S = 10.0  # whether the socket's file is still there
 _UNUSED_S = 0.5
 _PATH_MOST = 107  # bytes; unix(7)
 _MOST = 100_000  # a limit above is a mistake
-_PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _STRANGER = {"error": "this user may not ask: root, the application's user, and its group may"}
-_SO_PEERGROUPS = 59  # Linux 4.13; not in Python's socket module
 
 
 class Pool(Protocol):
@@ -96,7 +95,7 @@ class Offer:
         self.folder = folder
         self._pool = pool
         self._meter = meter
-        self._gid = None if group is None else _gid(group)
+        self._gid = None if group is None else wire.gid(group)
         self._begin(quiet=False)
 
     def close(self) -> None:
@@ -120,6 +119,7 @@ class Offer:
         self._quiet = quiet
         self._closed = False
         self._bound = False
+        self._lock = -1
         self._told_trouble = False
         self._wake = threading.Event()
         self._listener: socket.socket | None = None
@@ -139,6 +139,8 @@ class Offer:
     def _in_child(self, *, quiet: bool) -> None:
         if self._listener is not None:
             self._listener.close()  # the parent's; or who connects to a dead parent would wait
+        if self._lock >= 0:
+            os.close(self._lock)  # forked while the parent's thread held it
         if not self._closed:
             self._begin(quiet=quiet)
 
@@ -187,6 +189,7 @@ class Offer:
     def _listen(self) -> None:
         self._folder_made()
         lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._lock = lock
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self._take_share()
@@ -198,10 +201,12 @@ class Offer:
                 os.chown(self.path, -1, self._gid)
                 mode = 0o660
             os.chmod(self.path, mode)  # noqa: PTH101 - before anybody can connect
-            _patience(listener, _LOOK_S)
+            wire.patience(listener, _LOOK_S)
             self._born_ns = monotonic_ns()
             listener.listen(16)
         finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)  # closing is not enough: a child may have it open too
+            self._lock = -1
             os.close(lock)
 
     def _folder_made(self) -> None:
@@ -222,7 +227,7 @@ class Offer:
             if monotonic_ns() > until_ns:
                 break
             try:
-                told = _ask(str(path))
+                told = wire.ask(str(path))
             except (ConnectionRefusedError, FileNotFoundError):
                 path.unlink(missing_ok=True)
                 continue
@@ -232,8 +237,29 @@ class Offer:
                 limits.append(told["limit"])
                 if told.get("total") and told.get("processes"):
                     self._plan = told["total"], told["processes"]
-        if limits and self._plan is not None and self._pool is not None:
+        if self._plan is None:
+            self._plan = self._noted()
+        if self._plan is not None and self._pool is not None:
             self._pool.resize(share(*self._plan, limits))
+
+    def _noted(self) -> tuple[int, int] | None:
+        """What was shared out to the children of our parent; None when that is not known."""
+        with suppress(OSError, ValueError, TypeError):
+            noted = json.loads(Path(self.folder, "plan").read_text())
+            if noted["parent"] == wire.parent():
+                return _count(noted, "total"), _count(noted, "processes")
+        return None
+
+    def _note(self, total: int, processes: int) -> None:
+        """Keep what the daemon has shared out, for those who come when nobody is left."""
+        if self._plan == (total, processes):
+            return
+        self._plan = total, processes
+        with suppress(OSError, ValueError):
+            noted = {"total": total, "processes": processes, "parent": wire.parent()}
+            fresh = Path(f"{self.path}.plan")
+            fresh.write_text(json.dumps(noted))
+            fresh.rename(f"{self.folder}/plan")
 
     def _answer(self) -> None:
         """Meet one who connects. Raises OSError when the socket is gone."""
@@ -246,8 +272,12 @@ class Offer:
             return
         self._told_trouble = False
         with closing(link), suppress(OSError, ValueError):
-            _patience(link, _PATIENCE_S)
-            told = self._reply(json.loads(_line(link))) if _may_ask(link, self._gid) else _STRANGER
+            wire.patience(link, _PATIENCE_S)
+            told = (
+                self._reply(json.loads(wire.line(link)))
+                if wire.may_ask(link, self._gid)
+                else _STRANGER
+            )
             link.sendall(json.dumps(told).encode() + b"\n")
 
     def _reply(self, asked: dict[str, object]) -> dict[str, object]:
@@ -258,18 +288,19 @@ class Offer:
             if pool is None:
                 return {"error": "this process offers no pool"}
             limit = _count(asked, "limit")
-            self._plan = _count(asked, "total"), _count(asked, "processes")
+            total, processes = _count(asked, "total"), _count(asked, "processes")
             pool.resize(limit)
+            self._note(total, processes)
         told = {} if pool is None else pool.told()
-        total, processes = self._plan or (None, None)
+        plan = self._plan or (None, None)
         reply: dict[str, object] = {
             "pid": self._pid,
             "token": self._token,
             "born_ns": self._born_ns,
             "limit": None if pool is None else pool.limit,
             "running": told.get("running"),
-            "total": total,
-            "processes": processes,
+            "total": plan[0],
+            "processes": plan[1],
         }
         if asked.get("counts"):
             reply["tasks"] = told or None
@@ -299,62 +330,11 @@ def offer(
     return made
 
 
-def _ask(path: str) -> dict[str, int]:
-    """What another process of the service says. Raises OSError, ValueError."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
-        _patience(link, _ASK_S)
-        link.connect(path)
-        link.sendall(b"{}\n")
-        told = json.loads(_line(link))
-    if not isinstance(told, dict):
-        raise ValueError(f"{path}: not an answer")  # noqa: TRY004 - what it says, not what we do
-    return told
-
-
-def _patience(link: socket.socket, seconds: float) -> None:
-    """Let the kernel give up, with BlockingIOError. A timeout of Python's own polls before every
-    call, and must get the interpreter's lock back each time, which busy threads make slow.
-    """
-    whole, part = divmod(seconds, 1.0)
-    packed = struct.pack("ll", int(whole), int(part * 1e6))
-    link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, packed)
-    link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, packed)
-
-
-def _line(link: socket.socket) -> bytes:
-    """One short line. Raises ValueError for a longer one, OSError when none comes."""
-    found = b""
-    while not found.endswith(b"\n"):
-        part = link.recv(_LINE_MOST)
-        found += part
-        if not part or len(found) > _LINE_MOST:
-            raise ValueError("no line")
-    return found
-
-
 def _count(asked: dict[str, object], key: str) -> int:
     number = asked.get(key)
     if type(number) is not int or number < 1 or (key != "until_ns" and number > _MOST):
         raise ValueError(f"{key} is {number!r}")
     return number
-
-
-def _may_ask(link: socket.socket, gid: int | None) -> bool:
-    """Whether the kernel says that it is root, ourselves, or of the group."""
-    peer = link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-    _, uid, own = _PEER.unpack(peer)
-    if uid in (0, os.geteuid()):
-        return True
-    if gid is None:
-        return False
-    more = link.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 1024)
-    return gid in (own, *struct.unpack(f"{len(more) // 4}I", more))
-
-
-def _gid(group: str) -> int:
-    import grp  # noqa: PLC0415 - few need it
-
-    return grp.getgrnam(group).gr_gid
 
 
 def _at_exit() -> None:
