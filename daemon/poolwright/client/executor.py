@@ -182,8 +182,6 @@ class _Crew:
             self._idle += 1
             self._changed.wait()
         self._threads.discard(threading.current_thread())
-        if self._work and self._idle:  # what this thread was woken for is another one's now
-            self._wake(1)
         return None
 
     # In a thread
