@@ -41,7 +41,9 @@ _LOOK_S = 10.0  # whether the socket's file is still there
 _UNUSED_S = 0.5
 _PATH_MOST = 107  # bytes; unix(7)
 _MOST = 100_000  # a limit above is a mistake
-_STRANGER = {"error": "this user may not ask: root, the application's user, and its group may"}
+_STRANGER: dict[str, object] = {
+    "error": "this user may not ask: root, the application's user, and its group may"
+}
 
 
 class Pool(Protocol):
@@ -271,13 +273,13 @@ class Offer:
                 raise FileNotFoundError(f"{self.path} was removed") from None
             return
         self._told_trouble = False
-        with closing(link), suppress(OSError, ValueError):
+        with closing(link), suppress(OSError):
             wire.patience(link, _PATIENCE_S)
-            told = (
-                self._reply(json.loads(wire.line(link)))
-                if wire.may_ask(link, self._gid)
-                else _STRANGER
-            )
+            try:
+                asked = json.loads(wire.line(link))
+                told = self._reply(asked) if wire.may_ask(link, self._gid) else _STRANGER
+            except (ValueError, TypeError, AttributeError, RecursionError) as error:
+                told = {"error": f"cannot be understood: {error}"}
             link.sendall(json.dumps(told).encode() + b"\n")
 
     def _reply(self, asked: dict[str, object]) -> dict[str, object]:

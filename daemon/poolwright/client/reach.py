@@ -37,6 +37,10 @@ class Gone(Exception):
     """The process ended; its socket is what it left."""
 
 
+class _HungUp(PlantFault):
+    """It was there, and closed without an answer: it has ended just now, or is none of ours."""
+
+
 class Shape(msgspec.Struct, frozen=True):
     """A `client.tally.Tally`."""
 
@@ -119,7 +123,10 @@ class Reach:
         async def one(path: str) -> Told | None:
             async with gate:
                 try:
-                    return await self._exchange(path, owner, request)
+                    try:
+                        return await self._exchange(path, owner, request)
+                    except _HungUp:
+                        return await self._exchange(path, owner, request)
                 except Gone:
                     return None
 
@@ -188,14 +195,10 @@ class Reach:
             line = await reader.readuntil(b"\n")
         except (ConnectionRefusedError, FileNotFoundError) as error:
             raise Gone from error
-        except asyncio.IncompleteReadError as error:
-            if error.partial:
-                raise PlantFault(f"{path}: the answer is cut") from error
-            raise Gone from error  # it ended just now, or its backlog with it
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            raise _HungUp(f"{path}: hung up without an answer") from error
         except asyncio.LimitOverrunError as error:
             raise PlantFault(f"{path}: an answer of more than {MOST_BYTES} bytes") from error
-        except ConnectionResetError as error:
-            raise Gone from error
         except PermissionError as error:
             raise Denied(f"{path}: {error.strerror}") from error
         except OSError as error:
