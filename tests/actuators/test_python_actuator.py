@@ -157,7 +157,7 @@ async def test_shares_are_even_and_what_shrinks_comes_first():
     async with Crafted() as made:
         limits = {"1-a": 1, "2-b": 6, "3-c": 3}
 
-        for name in limits:
+        for name in tuple(limits):
 
             async def obey(reader, writer, name=name):
                 line = json.loads(await reader.readline())

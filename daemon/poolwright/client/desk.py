@@ -27,7 +27,6 @@ import stat
 import threading
 import weakref
 from contextlib import closing, suppress
-from pathlib import Path
 from time import monotonic_ns
 from typing import Protocol
 
@@ -186,7 +185,7 @@ class Offer:
         if self._bound:
             self._bound = False
             with suppress(OSError):
-                os.unlink(self.path)  # noqa: PTH108
+                os.unlink(self.path)
 
     def _listen(self) -> None:
         self._folder_made()
@@ -202,7 +201,7 @@ class Offer:
             if self._gid is not None:
                 os.chown(self.path, -1, self._gid)
                 mode = 0o660
-            os.chmod(self.path, mode)  # noqa: PTH101 - before anybody can connect
+            os.chmod(self.path, mode)  # before anybody can connect
             wire.patience(listener, _LOOK_S)
             self._born_ns = monotonic_ns()
             listener.listen(16)
@@ -212,26 +211,29 @@ class Offer:
             os.close(lock)
 
     def _folder_made(self) -> None:
-        folder = Path(self.folder)
-        if not folder.is_dir():
-            folder.mkdir(mode=0o700 if self._gid is None else 0o750)
+        folder = self.folder
+        with suppress(FileExistsError):
+            os.mkdir(folder, 0o700 if self._gid is None else 0o750)
             if self._gid is not None:
                 os.chown(folder, -1, self._gid)
-        found = folder.stat()
-        if found.st_mode & stat.S_IWOTH:
+        if os.stat(folder).st_mode & stat.S_IWOTH:
             raise PermissionError(f"anybody may write to {folder}")
 
     def _take_share(self) -> None:
         """Ask the others what was shared out, and clear away the dead. With the lock held."""
         until_ns = monotonic_ns() + int(_ASK_MOST_S * 1e9)
         limits: list[int] = []
-        for path in sorted(Path(self.folder).glob("*.sock")):
+        for name in sorted(os.listdir(self.folder)):
+            if not name.endswith(".sock"):
+                continue
+            path = f"{self.folder}/{name}"
             if monotonic_ns() > until_ns:
                 break
             try:
-                told = wire.ask(str(path))
+                told = wire.ask(path)
             except (ConnectionRefusedError, FileNotFoundError):
-                path.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):
+                    os.unlink(path)
                 continue
             except (OSError, ValueError):
                 continue  # alive, and stuck
@@ -247,7 +249,8 @@ class Offer:
     def _noted(self) -> tuple[int, int] | None:
         """What was shared out to the children of our parent; None when that is not known."""
         with suppress(OSError, ValueError, TypeError):
-            noted = json.loads(Path(self.folder, "plan").read_text())
+            with open(f"{self.folder}/plan") as file:
+                noted = json.load(file)
             if noted["parent"] == wire.parent():
                 return _count(noted, "total"), _count(noted, "processes")
         return None
@@ -259,9 +262,10 @@ class Offer:
         self._plan = total, processes
         with suppress(OSError, ValueError):
             noted = {"total": total, "processes": processes, "parent": wire.parent()}
-            fresh = Path(f"{self.path}.plan")
-            fresh.write_text(json.dumps(noted))
-            fresh.rename(f"{self.folder}/plan")
+            fresh = f"{self.path}.plan"
+            with open(fresh, "w") as file:
+                json.dump(noted, file)
+            os.rename(fresh, f"{self.folder}/plan")
 
     def _answer(self) -> None:
         """Meet one who connects. Raises OSError when the socket is gone."""
@@ -269,7 +273,7 @@ class Offer:
         try:
             link, _ = self._listener.accept()
         except BlockingIOError:
-            if not os.path.exists(self.path):  # noqa: PTH110
+            if not os.path.exists(self.path):
                 raise FileNotFoundError(f"{self.path} was removed") from None
             return
         self._told_trouble = False

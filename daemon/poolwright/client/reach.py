@@ -170,7 +170,7 @@ class Reach:
         """Who may answer, and where. Raises PlantFault, Denied."""
         folder = self.folder
         try:
-            found = os.stat(folder)  # noqa: PTH116
+            found = os.stat(folder)
             with os.scandir(folder) as entries:
                 paths = [entry.path for entry in entries if entry.name.endswith(".sock")]
         except PermissionError as error:

@@ -4,7 +4,6 @@ import json
 import os
 import socket
 import struct
-from pathlib import Path
 
 _LINE_MOST = 4096
 _ASK_S = 0.2  # another process of the service may be stuck
@@ -62,7 +61,8 @@ def parent() -> str:
     pid = os.getppid()
     if pid <= 1:
         raise ValueError("started by init")
-    text = Path(f"/proc/{pid}/stat").read_text()
+    with open(f"/proc/{pid}/stat") as file:
+        text = file.read()
     return f"{pid}:{text[text.rindex(')') + 2 :].split()[19]}"  # starttime; proc(5)
 
 
