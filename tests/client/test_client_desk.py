@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
+from client_service import die_with_parent
 from gunicorn_service import until
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,6 +86,7 @@ class Process:
             env=os.environ | {"PYTHONPATH": _OURS},
             text=True,
             bufsize=1,
+            preexec_fn=die_with_parent,  # noqa: PLW1509  one prctl(2)
         )
         assert self.line() == "up"
 
@@ -310,11 +312,12 @@ def test_a_stuck_process_does_not_keep_others_from_coming(folder, start):
 _FORKS = """
     child = os.fork()
     if child == 0:
-        if os.environ.get("USE"):
-            time.sleep(0.1)
-        for line in iter(lambda: time.sleep(0.05), 1):
+        parent = os.getppid()
+        while os.getppid() == parent:
+            time.sleep(0.05)
             if os.path.exists({used!r}):
                 pool.submit(abs, 1).result()
+        os._exit(0)
     print(child, flush=True)
 """
 

@@ -10,7 +10,7 @@ import time
 
 import gunicorn as gunicorn_package
 import pytest
-from client_service import AsgiService, WsgiService
+from client_service import AsgiService, WsgiService, die_with_parent
 from gunicorn_service import Load, http_get, until
 from server_table import Row, note
 
@@ -28,6 +28,11 @@ def actuator(service, **options):
 
 def sensor(service, **options):
     return Sensor(Sensor.Options(folder=str(service.offer), **options), "web")
+
+
+async def poll(*what):
+    """`until`, while clients go on."""
+    await asyncio.to_thread(until, *what)
 
 
 async def level(made):
@@ -93,8 +98,8 @@ async def test_a_killed_process_is_no_change_when_its_successor_takes_its_place(
         await readings(seen)
         victim = service.children()[0]
         os.kill(victim, signal.SIGKILL)
-        until(lambda: victim not in service.children(), 3.0, "it has ended")
-        until(lambda: len(service.seen()) == 2, 10.0, "its successor offers")
+        await poll(lambda: victim not in service.children(), 3.0, "it has ended")
+        await poll(lambda: len(service.seen()) == 2, 10.0, "its successor offers")
         after = await until_read(made, lambda applied: True)
         assert (after.setting, after.epoch) == (before.setting, before.epoch)
         assert "1 of 2 processes ended, 1 came" in after.detail
@@ -111,7 +116,7 @@ async def test_a_service_that_stays_smaller_is_another_epoch():
         made = actuator(service, successor=0.5)
         before = await made.read()
         service.signal(signal.SIGTTOU)
-        until(lambda: len(service.children()) == 2, 5.0, "one has gone")
+        await poll(lambda: len(service.children()) == 2, 5.0, "one has gone")
         with pytest.raises(PlantFault, match="waiting for their successors"):
             await made.read()
         after = await until_read(made, lambda applied: applied.setting == setting(workers=4))
@@ -130,8 +135,8 @@ async def test_a_reload_keeps_what_was_shared_out(flags):
         old = set(service.children())
         async with Load(service.port, "/sleep?s=0.02", clients=4) as load:
             service.signal(signal.SIGHUP)
-            until(lambda: not old & set(service.children()), 20.0, "the old ones have gone")
-            until(lambda: len(service.seen()) == 2, 10.0, "the new ones offer")
+            await poll(lambda: not old & set(service.children()), 20.0, "the old ones have gone")
+            await poll(lambda: len(service.seen()) == 2, 10.0, "the new ones offer")
             after = await until_read(made, lambda seen: seen.setting == before.setting)
         assert after.epoch != before.epoch
         assert service.total() == 7
@@ -159,6 +164,7 @@ async def test_without_the_daemon_it_goes_on_and_a_new_daemon_finds_it():
                 [sys.executable, "-c", code, str(service.offer)],
                 stdout=subprocess.PIPE,
                 text=True,
+                preexec_fn=die_with_parent,  # noqa: PLW1509  one prctl(2)
             )
             try:
                 assert daemon.stdout.readline() == "moved\n"
@@ -256,13 +262,13 @@ async def test_the_row_of_the_servers_table():
             before = await made.read()
             old = set(service.children())
             service.signal(signal.SIGHUP)
-            until(lambda: not old & set(service.children()), 20.0, "reloaded")
-            until(lambda: len(service.seen()) == 2, 10.0, "the new ones offer")
+            await poll(lambda: not old & set(service.children()), 20.0, "reloaded")
+            await poll(lambda: len(service.seen()) == 2, 10.0, "the new ones offer")
             reloaded = await until_read(made, lambda seen: seen.setting == before.setting)
             assert reloaded.epoch != before.epoch
         assert set(load.outcomes) == {"ok"}
         os.kill(service.children()[0], signal.SIGKILL)
-        until(lambda: len(service.seen()) == 2, 10.0, "its successor offers")
+        await poll(lambda: len(service.seen()) == 2, 10.0, "its successor offers")
         crashed = await until_read(made, lambda seen: seen.setting == before.setting)
         assert crashed.epoch == reloaded.epoch
         other = actuator(service)

@@ -104,7 +104,8 @@ _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 
 
-def _die_with_parent():
+def die_with_parent():
+    """For preexec_fn: the process is killed with the test run."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
@@ -170,7 +171,7 @@ class AsgiService:
                 | {"OFFER": str(self.offer), "LIMIT": str(self._limit), "PYTHONPATH": _OURS},
                 stdout=out,
                 stderr=out,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509  one prctl(2)
+                preexec_fn=die_with_parent,  # noqa: PLW1509  one prctl(2)
             )
         try:
             until(self._answers, 15.0, "uvicorn answers")
