@@ -57,9 +57,9 @@ def wsgi_ways():
         yield b"o"
         yield b"k"
 
-    def serving(app, start):
+    def serving(app, start, calls=_CALLS):
         def serve():
-            for _ in range(_CALLS):
+            for _ in range(calls):
                 environ = {"PATH_INFO": "/"}
                 if start:
                     environ[_PROXY] = f"t={time.time():.6f}"
@@ -71,12 +71,29 @@ def wsgi_ways():
 
         return serve
 
+    def at_once(app):
+        """The same number of calls, from 8 threads."""
+        few = serving(app, True, _CALLS // 8)
+
+        def serve():
+            threads = [threading.Thread(target=few) for _ in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+        return serve
+
     meter = Meter()
     return {
         "WSGI, a list": (serving(listed, False), serving(WsgiMeter(listed, meter), False)),
         "WSGI, a list, with X-Request-Start": (
             serving(listed, True),
             serving(WsgiMeter(listed, meter), True),
+        ),
+        "WSGI, a list, with X-Request-Start, 8 threads": (
+            at_once(listed),
+            at_once(WsgiMeter(listed, meter)),
         ),
         "WSGI, a generator, with X-Request-Start": (
             serving(streamed, True),
@@ -225,7 +242,7 @@ def main():
     whole = "from poolwright.client import *"
     for before, after in (
         ("sys", "import concurrent.futures.thread, json, socket"),
-        ("sys", whole.replace("*", "ConcurrencyLimiter, Meter, ResizableThreadPoolExecutor")),
+        ("sys", whole.replace("*", "Meter, ResizableThreadPoolExecutor, WsgiMeter, offer")),
         ("concurrent.futures, json, socket", "from poolwright.client import Meter, WsgiMeter"),
         ("asyncio, concurrent.futures.thread, json", whole),
     ):

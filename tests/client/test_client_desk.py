@@ -240,10 +240,12 @@ def test_the_distributions_come_whole(folder, offered):
 
 def test_a_socket_that_was_removed_comes_back(folder, offered, monkeypatch):
     monkeypatch.setattr("poolwright.client.desk._AGAIN_S", 0.05)
+    (before,) = told(folder)
     shutil.rmtree(folder)
     offered._hang_up()  # what the thread itself notices after ten seconds
     until(lambda: told(folder) is not None, 10.0, "it answers again")
-    assert limits(folder) == [3]
+    (after,) = told(folder)
+    assert (after.limit, after.token, after.born_ns) == (3, before.token, before.born_ns)
 
 
 def test_what_the_system_refuses_is_logged_once_and_the_application_goes_on(folder, caplog):

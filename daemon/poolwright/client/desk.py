@@ -203,7 +203,7 @@ class Offer:
                 mode = 0o660
             os.chmod(self.path, mode)  # before anybody can connect
             wire.patience(listener, _LOOK_S)
-            self._born_ns = monotonic_ns()
+            self._born_ns = self._born_ns or monotonic_ns()
             listener.listen(16)
         finally:
             fcntl.flock(lock, fcntl.LOCK_UN)  # closing is not enough: a child may have it open too
