@@ -197,6 +197,21 @@ async def test_a_uvicorn_with_a_limiter():
         assert load.outcomes["ok"] > 50
 
 
+async def test_a_worker_of_uvicorn_is_replaced_in_its_place():
+    with AsgiService(limit=2, workers=2) as service:
+        made = actuator(service, successor=20.0)  # uvicorn looks after its workers twice a second
+        await moved(made, 7)
+        before = await made.read()
+        victim = min(service.seen())
+        os.kill(victim, signal.SIGKILL)
+        after = await until_read(made, lambda seen: "1 came" in seen.detail, within_s=25.0)
+        assert (after.setting, after.epoch) == (before.setting, before.epoch)
+        async with Load(service.port, "/sleep?s=0.01", clients=8) as load:
+            for workers in (3, 12, 2):
+                await moved(made, workers)
+        assert set(load.outcomes) == {"ok"}
+
+
 async def test_uvicorn_streams_failures_and_request_start():
     with AsgiService(limit=2) as service:
         seen = sensor(service)

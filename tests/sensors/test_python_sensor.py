@@ -77,13 +77,16 @@ async def test_all_processes_are_summed_over_the_time_since_the_last_read():
             await made.says(name, answer(name, requests=requests(ended=100)))
         await read()
         for name, queued in (("a", 3), ("b", 4)):
-            now = requests(ended=110, errors=2, carried=10, latency=shape(*[0.3] * 10))
-            ran = tasks(queued=queued, ran=shape(*[0.1] * 10))
+            latency, queue = shape(*[0.3] * 10), shape(*[0.2] * 10)
+            now = requests(ended=110, errors=2, carried=10, latency=latency, queue=queue)
+            ran = tasks(queued=queued, running=2, ran=shape(*[0.1] * 10))
             await made.says(name, answer(name, requests=now, tasks=ran))
         seen = await read(2.0)
         assert seen["throughput_rps"].value == 10.0
         assert seen["errors_rps"].value == 2.0
         assert seen["queue_length"].value == 7.0
+        assert seen["queue_length"].detail == "4 more run"
+        assert seen["latency_s"].detail == "0.200 s of it before the application"
         assert seen["service_time_s"].value == pytest.approx(0.1)
         assert seen["latency_s"].value == pytest.approx(0.3)
         assert seen["latency_s"].sketch.count == 20

@@ -109,6 +109,11 @@ def die_with_parent():
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
+def end_with_parent():
+    """The same, for one that ends its own children when it is told to."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
 class WsgiService(GunicornService):
     """gunicorn with `workers` processes, each with a pool of `limit` threads."""
 
@@ -152,30 +157,33 @@ class WsgiService(GunicornService):
 
 
 class AsgiService:
-    """uvicorn, one process, with a limiter of `limit` places."""
+    """uvicorn, each of its `workers` processes with a limiter of `limit` places."""
 
-    def __init__(self, *, limit=2):
+    def __init__(self, *, limit=2, workers=1):
         self.home = Path(tempfile.mkdtemp(prefix="pw", dir="/tmp"))
         self.offer = self.home / "o"
         self._limit = limit
+        self._workers = workers
         self.port = 0
         self.log = self.home / "log"
         (self.home / "asgi_app.py").write_text(ASGI_APP)
 
     def __enter__(self):
+        more = ("--workers", str(self._workers)) if self._workers > 1 else ()
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "uvicorn", "--port", str(self.port), "asgi_app:app"],
+                [sys.executable, "-m", "uvicorn", "--port", "0", *more, "asgi_app:app"],
                 cwd=self.home,
                 env=os.environ
                 | {"OFFER": str(self.offer), "LIMIT": str(self._limit), "PYTHONPATH": _OURS},
                 stdout=out,
                 stderr=out,
-                preexec_fn=die_with_parent,  # noqa: PLW1509  one prctl(2)
+                start_new_session=True,
+                preexec_fn=end_with_parent,  # noqa: PLW1509  one prctl(2)
             )
         try:
             until(self._answers, 15.0, "uvicorn answers")
-            until(lambda: list(self.offer.glob("*.sock")), 10.0, "it offers")
+            until(lambda: len(self.seen()) == self._workers, 15.0, "every process offers")
         except BaseException:
             print(self.log.read_text())
             self.__exit__()
@@ -183,14 +191,19 @@ class AsgiService:
         return self
 
     def __exit__(self, *_):
-        self.process.kill()
-        self.process.wait()
+        self.kill()
         shutil.rmtree(self.home, ignore_errors=True)
 
     def kill(self):
-        """SIGKILL."""
-        self.process.kill()
+        """SIGKILL, to its children too."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+    def seen(self):
+        """The processes that offer and live."""
+        found = {int(path.name.split("-")[0]) for path in self.offer.glob("*.sock")}
+        return {pid for pid in found if Path(f"/proc/{pid}").exists()}
 
     def _answers(self):
         assert self.process.poll() is None, self.log.read_text()

@@ -66,8 +66,10 @@ class _Tick:
     carried: int = 0
     refused: int = 0
     queued: int | None = None
+    running: int = 0
     service: SketchBuilder = field(default_factory=SketchBuilder)
     latency: SketchBuilder = field(default_factory=SketchBuilder)
+    waited: SketchBuilder = field(default_factory=SketchBuilder)  # the part of it before service
 
 
 def _clocks() -> tuple[int, int]:
@@ -156,6 +158,7 @@ class Python:
             raise PlantFault(f"{now.path}: {now.name} counts backwards: {error}") from None
         if now.tasks is not None:
             tick.queued = (tick.queued or 0) + now.tasks.queued
+            tick.running += now.tasks.running
 
     def _tell(
         self,
@@ -176,7 +179,8 @@ class Python:
             none = "the application offers no pool that could have a queue"
             queue = tell(signal="queue_length", status=Status.NO_DATA, detail=none)
         else:
-            queue = tell(signal="queue_length", value=float(tick.queued))
+            runs = f"{tick.running} more run"
+            queue = tell(signal="queue_length", value=float(tick.queued), detail=runs)
         latency = self._latency(partial(tell, signal="latency_s"), tick, stepped_s)
         return throughput, errors, service, latency, queue
 
@@ -195,8 +199,10 @@ class Python:
         if self._requests and 2 * tick.carried < tick.done:
             why = f"only {tick.carried} of {tick.done} requests carried X-Request-Start"
             return tell(status=Status.NO_DATA, detail=why)
-        sketch = tick.latency.freeze()
-        return tell(value=sketch.mean, sketch=sketch)
+        sketch, waited = tick.latency.freeze(), tick.waited.freeze()
+        where = "before the application" if self._requests else "in the pool's queue"
+        part = f"{waited.mean:.3f} s of it {where}" if waited.count else ""
+        return tell(value=sketch.mean, sketch=sketch, detail=part)
 
 
 def _add_requests(tick: _Tick, now: Requests, then: Requests, ran: Sketch | None) -> None:
@@ -205,6 +211,7 @@ def _add_requests(tick: _Tick, now: Requests, then: Requests, ran: Sketch | None
     tick.carried += _more(now.carried, then.carried)
     tick.refused += _more(now.refused, then.refused)
     tick.latency.merge(_since(now.latency, then.latency))
+    tick.waited.merge(_since(now.queue, then.queue))
     tick.service.merge(ran if ran is not None else _since(now.service, then.service))
 
 
@@ -212,6 +219,7 @@ def _add_tasks(tick: _Tick, now: Tasks, then: Tasks) -> None:
     tick.done += _more(now.done, then.done)
     tick.errors += _more(now.failed, then.failed)
     tick.latency.merge(_since(now.stayed, then.stayed))
+    tick.waited.merge(_since(now.waited, then.waited))
     tick.service.merge(_since(now.ran, then.ran))
 
 
