@@ -297,6 +297,24 @@ def test_the_first_of_a_service_begins_at_its_default_unless_its_parent_is_the_s
     assert limits(folder) == [2]
 
 
+@pytest.mark.root
+def test_the_first_process_of_a_container_is_a_master():
+    """gunicorn is often process 1 there; who is nobody's child is of no service."""
+    told = "from poolwright.client import wire; print(wire.parent())"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {told!r}])"
+    inside = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", sys.executable, "-c"]
+
+    def run(*code):
+        env = os.environ | {"PYTHONPATH": _OURS}
+        return subprocess.run(
+            [*inside, *code], capture_output=True, text=True, timeout=30, check=False, env=env
+        )
+
+    child, first = run(code), run(told)
+    assert child.stdout.startswith("1:"), child.stderr
+    assert "started by init" in first.stderr
+
+
 def test_a_stuck_process_does_not_keep_others_from_coming(folder, start):
     stuck = start()
     os.kill(stuck.pid, signal.SIGSTOP)

@@ -236,7 +236,7 @@ class Offer:
                     os.unlink(path)
                 continue
             except (OSError, ValueError):
-                continue  # alive, and stuck
+                continue  # alive and stuck: what it has is about what it would be given
             if isinstance(told.get("limit"), int):
                 limits.append(told["limit"])
                 if told.get("total") and told.get("processes"):

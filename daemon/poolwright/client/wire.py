@@ -57,13 +57,19 @@ def may_ask(link: socket.socket, gid: int | None) -> bool:
 
 
 def parent() -> str:
-    """Which process started this one. Raises ValueError for init: it starts all services anew."""
+    """Which process started this one. Raises ValueError when it is no part of the service: init
+    starts a service anew. The first process of a container is one: it shares our cgroup.
+    """
     pid = os.getppid()
-    if pid <= 1:
+    if pid < 1 or (pid == 1 and _read("/proc/1/cgroup") != _read("/proc/self/cgroup")):
         raise ValueError("started by init")
-    with open(f"/proc/{pid}/stat") as file:
-        text = file.read()
+    text = _read(f"/proc/{pid}/stat")
     return f"{pid}:{text[text.rindex(')') + 2 :].split()[19]}"  # starttime; proc(5)
+
+
+def _read(path: str) -> str:
+    with open(path) as file:
+        return file.read()
 
 
 def gid(group: str) -> int:
