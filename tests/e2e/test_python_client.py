@@ -36,7 +36,8 @@ async def poll(*what):
 
 
 async def level(made):
-    return (await made.read()).setting["workers"]
+    """A busy machine may be late once."""
+    return (await until_read(made, lambda applied: True)).setting["workers"]
 
 
 async def moved(made, workers):
@@ -60,7 +61,13 @@ async def until_read(made, wanted, within_s=15.0):
 
 
 async def readings(made):
-    return {r.signal: r for r in await made.read(time.monotonic_ns())}
+    """A busy machine may be late once; what was counted is not lost."""
+    for patience in (3, 2, 1):
+        try:
+            return {r.signal: r for r in await made.read(time.monotonic_ns())}
+        except PlantFault as fault:
+            assert patience > 1, fault
+    raise AssertionError
 
 
 async def test_no_request_is_lost_through_grows_and_shrinks_of_a_prefork_service():
