@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from client_service import die_with_parent
 from gunicorn_service import until
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import poolwright
@@ -147,20 +147,35 @@ def move(folder, process, limit, plan):
     return asyncio.run(go())
 
 
-@given(st.integers(1, 12), st.integers(0, 40), st.sets(st.integers(0, 11)))
-def test_who_is_missing_is_replaced_and_a_new_generation_has_the_same_sum(processes, more, gone):
+@settings(max_examples=300)
+@given(st.integers(1, 12), st.integers(0, 40), st.data())
+def test_whoever_dies_and_whatever_is_reloaded_the_sum_stays(processes, more, data):
     total = processes + more
     least, rest = divmod(total, processes)
-    old = [least + (i < rest) for i in range(processes)]
-    limits = [level for i, level in enumerate(old) if i not in gone]
-    while len(limits) < processes:
-        limits.append(share(total, processes, limits))
-    assert sum(limits) == total
-    everyone = list(old)
-    for _ in range(processes):
-        everyone.append(share(total, processes, everyone))
-    assert sum(everyone[processes:]) == total
-    assert min(everyone) >= 1
+    here = [least + (i < rest) for i in range(processes)]  # oldest first
+    for _ in range(data.draw(st.integers(0, 4), "crashes")):
+        if data.draw(st.booleans(), "of one alone"):
+            del here[data.draw(st.integers(0, len(here) - 1))]
+        else:
+            del here[data.draw(st.integers(0, len(here) - 1)) :]
+        while len(here) < processes:
+            here.append(share(total, processes, here))
+        assert sum(here) == total
+    old, new = here, []
+    while len(new) < processes:  # a reload: the old go in any order, the new come meanwhile
+        for _ in range(data.draw(st.integers(0, 2), "leave")):
+            if old:
+                del old[data.draw(st.integers(0, len(old) - 1))]
+        new.append(share(total, processes, [*old, *new]))
+    assert sum(new) == total
+    assert max(new) - min(new) <= 1
+
+
+@given(st.integers(1, 12), st.integers(0, 40), st.lists(st.integers(1, 90), max_size=20))
+def test_beside_others_who_have_anything_a_newcomer_takes_an_even_share(processes, more, limits):
+    total = processes + more
+    found = share(total, processes, limits)
+    assert total // processes <= found <= -(-total // processes)
 
 
 @pytest.mark.parametrize(

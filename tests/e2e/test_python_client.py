@@ -62,12 +62,10 @@ async def until_read(made, wanted, within_s=15.0):
 
 async def readings(made):
     """A busy machine may be late once; what was counted is not lost."""
-    for patience in (3, 2, 1):
-        try:
+    for _ in range(2):
+        with contextlib.suppress(PlantFault):
             return {r.signal: r for r in await made.read(time.monotonic_ns())}
-        except PlantFault as fault:
-            assert patience > 1, fault
-    raise AssertionError
+    return {r.signal: r for r in await made.read(time.monotonic_ns())}
 
 
 async def test_no_request_is_lost_through_grows_and_shrinks_of_a_prefork_service():
@@ -135,8 +133,9 @@ async def test_a_service_that_stays_smaller_is_another_epoch():
 async def test_a_reload_keeps_what_was_shared_out(flags):
     """With --preload the master has the pool too, never uses it, and is not counted."""
     with WsgiService(workers=2, limit=2, flags=flags) as service:
-        made = actuator(service)
-        assert await level(made) == 4
+        made = actuator(service, successor=0.5)
+        # For a moment, before it forks, the master is there too.
+        await until_read(made, lambda seen: seen.setting == setting(workers=4))
         await moved(made, 7)
         before = await made.read()
         old = set(service.children())

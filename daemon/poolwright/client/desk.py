@@ -77,14 +77,13 @@ class Counts(Protocol):
 def share(total: int, processes: int, limits: list[int]) -> int:
     """What a newcomer takes of `total`, shared out to `processes`, beside others with `limits`.
 
-    Where somebody is missing it takes the place; else it is of a new generation (a reload), whose
-    members take even shares one after the other.
+    `limits` has the oldest first: in a reload the old ones go and the new ones come in any order,
+    and in the end it is the newest that are there. So whoever comes makes up the sum with the
+    newest of the others, within an even share rounded down or up.
     """
-    here = len(limits)
-    if here < processes:
-        return max(1, -(-(total - sum(limits)) // (processes - here)))
-    place = (here - processes) % processes
-    return max(1, total // processes + (place < total % processes))
+    newest = limits[-(processes - 1) :] if processes > 1 else []
+    rest, missing = total - sum(newest), processes - len(newest)
+    return max(1, total // processes, min(-(-total // processes), -(-rest // missing)))
 
 
 class Offer:
@@ -222,7 +221,7 @@ class Offer:
     def _take_share(self) -> None:
         """Ask the others what was shared out, and clear away the dead. With the lock held."""
         until_ns = monotonic_ns() + int(_ASK_MOST_S * 1e9)
-        limits: list[int] = []
+        others: list[tuple[int, int]] = []
         for name in sorted(os.listdir(self.folder)):
             if not name.endswith(".sock"):
                 continue
@@ -238,13 +237,13 @@ class Offer:
             except (OSError, ValueError):
                 continue  # alive and stuck: what it has is about what it would be given
             if isinstance(told.get("limit"), int):
-                limits.append(told["limit"])
+                others.append((told["born_ns"], told["limit"]))
                 if told.get("total") and told.get("processes"):
                     self._plan = told["total"], told["processes"]
         if self._plan is None:
             self._plan = self._noted()
         if self._plan is not None and self._pool is not None:
-            self._pool.resize(share(*self._plan, limits))
+            self._pool.resize(share(*self._plan, [limit for _, limit in sorted(others)]))
 
     def _noted(self) -> tuple[int, int] | None:
         """What was shared out to the children of our parent; None when that is not known."""
