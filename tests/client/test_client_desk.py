@@ -333,6 +333,8 @@ def test_the_first_process_of_a_container_is_a_master():
 def test_a_stuck_process_does_not_keep_others_from_coming(folder, start):
     stuck = start()
     os.kill(stuck.pid, signal.SIGSTOP)
+    stat = Path(f"/proc/{stuck.pid}/stat")
+    until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", 5.0, "it stands")
     try:
         other = start.any("")
         until(lambda: len(list(folder.glob("*.sock"))) == 2, 10.0, "it offers beside a stuck one")

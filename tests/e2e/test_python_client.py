@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import gunicorn as gunicorn_package
 import pytest
@@ -255,6 +256,8 @@ async def test_a_stopped_process_is_named_and_obeys_nothing_later():
         made = actuator(service, step_timeout=0.5)
         assert await level(made) == 3
         service.process.send_signal(signal.SIGSTOP)
+        stat = Path(f"/proc/{service.process.pid}/stat")
+        await poll(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", 5.0, "it stands")
         try:
             with pytest.raises(PlantFault, match=r"\.sock: no answer within 0.8 s"):
                 await made.read()
