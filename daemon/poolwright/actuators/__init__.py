@@ -8,4 +8,5 @@ ACTUATORS: dict[str, str] = {
     "http": "poolwright.actuators.http:Http",
     "kubernetes": "poolwright.actuators.kubernetes:Kubernetes",
     "systemd_units": "poolwright.actuators.systemd_units:SystemdUnits",
+    "python": "poolwright.actuators.python:Python",
 }

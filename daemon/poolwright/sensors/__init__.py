@@ -10,5 +10,6 @@ SENSORS: dict[str, str] = {
     "process_tree": "poolwright.sensors.process_tree:ProcessTree",
     "prometheus": "poolwright.sensors.prometheus:Prometheus",
     "promql": "poolwright.sensors.promql:Promql",
+    "python": "poolwright.sensors.python:Python",
     "statsd": "poolwright.sensors.statsd:Statsd",
 }

@@ -30,6 +30,7 @@ from typing import Literal
 
 from poolwright.core.errors import PolicyError
 from poolwright.core.model import Reading, Status
+from poolwright.core.request_start import start_ns
 from poolwright.core.sketch import SketchBuilder
 from poolwright.core.units import HostPort, PathText, Seconds
 from poolwright.sensors.access_file import AccessFile, Form
@@ -46,30 +47,12 @@ _LINE = re.compile(
     rb"<\d{1,3}>gunicorn\.[^:]*\.access: \[\d+\] poolwright (\d{3}) (\d{1,15}) ([^\x00\n]*)\x00?$"
 )
 _ERROR_LOG = re.compile(rb"<\d{1,3}>gunicorn\.[^:]*\.error: ")
-_START = re.compile(rb"(?:t=)?(\d{1,20}(?:\.\d{1,12})?)$")
 
 
 def gunicorn_flags(listen: str) -> tuple[str, ...]:
     """The command-line flags with which gunicorn reports to this sensor."""
     to = f"udp://{listen}"
     return ("--log-syslog", "--log-syslog-to", to, "--access-logformat", ACCESS_LOG_FORMAT)
-
-
-def start_ns(header: bytes) -> int | None:
-    """Nanoseconds since 1970 of an X-Request-Start header, None when it is not one.
-
-    The unit is told by the magnitude, as APM agents do: seconds today are 1.7e9, milliseconds
-    1.7e12, microseconds 1.7e15, nanoseconds 1.7e18.
-    """
-    found = _START.match(header)
-    if found is None:
-        return None
-    whole, _, part = found[1].decode().partition(".")
-    count = int(whole)
-    for least, digits in ((10**17, 0), (10**14, 3), (10**11, 6), (10**8, 9)):
-        if count >= least:  # `digits` more places make it nanoseconds
-            return int(whole + part[:digits].ljust(digits, "0"))
-    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
