@@ -7,6 +7,6 @@ ACTUATORS: dict[str, str] = {
     "haproxy": "poolwright.actuators.haproxy:Haproxy",
     "http": "poolwright.actuators.http:Http",
     "kubernetes": "poolwright.actuators.kubernetes:Kubernetes",
-    "systemd_units": "poolwright.actuators.systemd_units:SystemdUnits",
     "python": "poolwright.actuators.python:Python",
+    "systemd_units": "poolwright.actuators.systemd_units:SystemdUnits",
 }
