@@ -14,14 +14,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from poolwright.cli.simulate import makers
+from poolwright.core.model import Reading
 from poolwright.core.sketch import SketchBuilder
 from poolwright.engine.stage import Stage, bind_scenario, stage
 from poolwright.policy.tree import parse_document
-from poolwright.sim.faults import Faults
 from poolwright.sim.fixed import best_fixed
+from poolwright.sim.plant import Plant
 from poolwright.sim.report import Tally
 from poolwright.sim.scenario import Scenario
-from poolwright.sim.world import Load, Service, SimClock, World
+from poolwright.sim.world import Load, Truth
 
 DAY_S = 86400.0
 PEAK_RPS = 320.0
@@ -51,7 +52,8 @@ plant:
 {boot}load: {{kind: trace, {load}, peak: {peak}}}
 """
 AT_ONCE = "  boot: {lasts: 0s, cpu: 0s}\n"
-Rule = Callable[[float, Service], int | None]  # (seconds since the start, it) -> its level
+# (seconds since the start, the service, what its sensors say) -> its level, or None: as it is
+Rule = Callable[[float, Plant, tuple[Reading, ...]], int | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,25 +147,41 @@ def driven(day: Day, who: str, rule: Rule, first: int, tick_s: float = 1.0) -> R
     with day.staged() as staged:
         policy = staged.policies["web"]
     (part,) = scenario.services()
-    plant = makers().plant(part.plant, first, day.seed)
-    faults, clock = Faults((), day.seed), SimClock()
-    service = Service("web", plant, part.load, faults)
-    world = World([service], faults, clock)
+    shape = replace(part.plant, sees_queue=False, sees_latency=False)  # no rule reads those sensors
+    plant = makers().plant(shape, first, day.seed)
     tally = Tally(pool="web", policy=policy, duration_s=scenario.duration)
     moves, used_s, ticks = 0, 0.0, round(1.0 / tick_s)
-    for tick in range(1, round(scenario.duration / tick_s) + 1):
-        clock.pass_ns(round(tick * tick_s * 1e9) - clock.mono_ns())
-        (truth,) = world.advance(tick_s)
-        used_s += plant.truth.cpu_s + plant.truth.foreign_s
+    for tick in range(round(scenario.duration / tick_s)):
+        rate = part.load.rate(tick * tick_s)
+        readings = plant.tick(rate, tick_s)
+        used_s += plant.truth.cpu_s
         joules = 0.0
-        if tick % ticks == 0:
-            joules, used_s = part.plant.power.watts(used_s / part.plant.cores), 0.0
-        tally.saw(replace(truth, joules=joules))
-        wanted = rule(tick * tick_s, service)
+        if (tick + 1) % ticks == 0:
+            joules, used_s = shape.power.watts(used_s / shape.cores), 0.0
+        tally.saw(told(plant, rate, joules))
+        wanted = rule(plant.now_s, plant, readings)
         if wanted is not None and wanted != plant.workers:
             plant.resize(wanted)
             moves += 1
     return row_of(day, who, tally, began, moves=moves)
+
+
+def told(plant: Plant, rate: float, joules: float) -> Truth:
+    """The last tick, as a tally is told it."""
+    truth = plant.truth
+    return Truth(
+        pool="web",
+        at_s=truth.at_s,
+        dt_s=truth.dt_s,
+        load_rps=rate,
+        level=plant.workers,
+        arrived=truth.arrived,
+        failed=truth.errors,
+        waiting=truth.waiting,
+        latency=truth.latency,
+        joules=joules,
+        readings=(),
+    )
 
 
 def hindsight(day: Day, who: str) -> Row:
@@ -228,8 +246,8 @@ def known(needs: Needs, load: Load) -> tuple[Rule, int]:
         highest = max(load.rate(float(s)) for s in range(lowest, second + 66, 5))
         return next(level for rps, level, _ in needs if rps >= highest)
 
-    def rule(at_s: float, _service: Service) -> int | None:
-        return need(int(at_s)) if int(at_s) % 60 == 55 else None
+    def rule(at_s: float, _plant: Plant, _readings: tuple[Reading, ...]) -> int | None:
+        return need(round(at_s)) if round(at_s) % 60 == 55 else None
 
     return rule, need(0)
 

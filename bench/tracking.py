@@ -32,8 +32,9 @@ from pathlib import Path  # noqa: E402
 import numpy as np  # noqa: E402
 
 from laws import LAWS, HpaOnCpu, Law, Sample  # noqa: E402
+from poolwright.core.model import Reading  # noqa: E402
 from poolwright.core.sketch import Sketch, SketchBuilder  # noqa: E402
-from poolwright.sim.world import Service  # noqa: E402
+from poolwright.sim.plant import Plant, Truth  # noqa: E402
 from traces import (  # noqa: E402
     CORES,
     FOLK,
@@ -69,16 +70,15 @@ class Watch:
         self.done = self.in_flight = 0
         self.services: list[Sketch] = []
 
-    def look(self, service: Service) -> None:
+    def look(self, truth: Truth, readings: tuple[Reading, ...]) -> None:
         """The tick that has ended."""
-        truth = service.plant.truth
         self.span_s += truth.dt_s
         self.cpu_s += truth.cpu_s
         self.foreign_s += truth.foreign_s
         self.done += truth.done
         self.in_flight = max(self.in_flight, truth.in_service)
         self.queue, self.reserved = truth.waiting, truth.waiting + truth.in_service
-        self.services += (r.sketch for r in service.seen if r.signal == "service_time_s")
+        self.services += (r.sketch for r in readings if r.signal == "service_time_s")
 
     def sample(self) -> Sample:
         """All looks so far. Workers count as busy by the requests that they have finished."""
@@ -113,10 +113,10 @@ class Steered:
     def __init__(self, law: Law) -> None:
         self.law, self.watch = law, Watch()
 
-    def __call__(self, _at_s: float, service: Service) -> int | None:
+    def __call__(self, _at_s: float, plant: Plant, readings: tuple[Reading, ...]) -> int | None:
         """The level that the law wants, when it has just spoken."""
-        watch, n = self.watch, service.plant.workers
-        watch.look(service)
+        watch, n = self.watch, plant.workers
+        watch.look(plant.truth, readings)
         if watch.span_s < self.law.SPAN_S - 1e-9:
             return None
         sample = watch.sample()
@@ -147,7 +147,7 @@ def on_cpu(day: Day, who: str) -> Row:
 
 def held(day: Day, who: str) -> Row:
     """2 * cores + 1 workers, whatever comes."""
-    return driven(day, who, lambda _at_s, _service: None, FOLK)
+    return driven(day, who, lambda *_: None, FOLK)
 
 
 Method = Callable[[Day, str], Row]

@@ -20,7 +20,7 @@ SHORT = 300.0 / 86_400.0  # days
 
 
 def a_look(took, **changes):
-    """A service after a tick in which requests took so long in a worker."""
+    """A tick in which requests took so long in a worker: its truth, and what sensors say."""
     truth = {
         "dt_s": 0.25, "cpu_s": 0.5, "foreign_s": 0.0, "done": len(took), "waiting": 0,
         "in_service": 3, **changes,
@@ -28,14 +28,13 @@ def a_look(took, **changes):
     sketch = sketch_of(took) if took else None
     reading = SimpleNamespace(signal="service_time_s", sketch=sketch)
     other = SimpleNamespace(signal="latency_s", sketch=sketch_of([9.0]))
-    plant = SimpleNamespace(truth=SimpleNamespace(**truth), workers=4)
-    return SimpleNamespace(plant=plant, seen=(other, reading))
+    return SimpleNamespace(**truth), (other, reading)
 
 
 def test_looks_add_up_to_a_sample():
     watch = tracking.Watch()
-    watch.look(a_look([0.1, 0.3], in_service=4))
-    watch.look(a_look([], in_service=1, waiting=7, foreign_s=3.0))
+    watch.look(*a_look([0.1, 0.3], in_service=4))
+    watch.look(*a_look([], in_service=1, waiting=7, foreign_s=3.0))
     told = watch.sample()
     assert (told.span_s, told.done, told.throughput) == (0.5, 2, 4.0)
     assert told.service == pytest.approx(0.2)
@@ -44,7 +43,7 @@ def test_looks_add_up_to_a_sample():
     assert (told.in_flight, told.queue, told.reserved) == (4, 7, 8)
     assert (told.cpu, told.foreign) == (2.0, 0.5)
     watch.forget(settled=False)
-    watch.look(a_look([], in_service=0))
+    watch.look(*a_look([], in_service=0))
     assert watch.sample().service == 0.0
     assert not watch.sample().settled
 
@@ -58,8 +57,9 @@ def test_a_law_speaks_when_its_sample_is_full_and_is_told_that_the_level_moved()
             return n + 1
 
     rule = tracking.Steered(Louder(4, 1, 9, None))
-    service = a_look([0.1] * 5)
-    answers = [rule(0.0, service) for _ in range(8)]
+    truth, readings = a_look([0.1] * 5)
+    plant = SimpleNamespace(truth=truth, workers=4)
+    answers = [rule(0.0, plant, readings) for _ in range(8)]
     assert answers == [None] * 3 + [5] + [None] * 3 + [5]
     assert heard == [(1.0, 20, True), (1.0, 20, False)]
 
@@ -68,8 +68,8 @@ def test_everybody_meets_the_same_requests_and_watts_whatever_the_tick():
     day = Day(trace="worldcup98", days=SHORT)
     arrived = []
 
-    def count(_at_s, service):
-        arrived[-1] += service.plant.truth.arrived
+    def count(_at_s, plant, _readings):
+        arrived[-1] += plant.truth.arrived
 
     rows = []
     for tick_s in (1.0, 0.1):
@@ -79,7 +79,7 @@ def test_everybody_meets_the_same_requests_and_watts_whatever_the_tick():
     assert rows[0].joules_per_request == pytest.approx(rows[1].joules_per_request, rel=0.005)
     assert rows[0].minutes == rows[1].minutes == 5
     assert rows[0].worker_hours_per_day == pytest.approx(24.0 * FOLK)
-    other = driven(replace(day, seed=1), "nobody", lambda _at_s, _service: None, FOLK)
+    other = driven(replace(day, seed=1), "nobody", lambda *_: None, FOLK)
     assert other.joules_per_request != rows[0].joules_per_request
 
 
@@ -101,7 +101,7 @@ def test_the_oracle_is_at_the_size_of_a_minutes_highest_load_before_it_begins():
     load = SimpleNamespace(rate=lambda at_s: 90.0 if 100.0 <= at_s < 110.0 else 10.0)
     rule, first = known(((20.0, 3, 0.5), (100.0, 8, 2.0)), load)
     assert first == 3
-    said = {int(at): rule(at, None) for at in (54.0, 55.0, 56.0, 115.0)}
+    said = {int(at): rule(at, None, ()) for at in (54.0, 55.0, 56.0, 115.0)}
     assert said == {54: None, 55: 8, 56: None, 115: 3}
 
 
