@@ -81,7 +81,7 @@ class Netflix(Law):
     requests are dropped, mean round-trip time and the most in flight.
     """
 
-    SPAN_S, LOOK_S = 1.0, 0.25
+    SPAN_S, LOOK_S = 1.0, 0.5
 
     def take(self, n: int, sample: Sample) -> int:
         """Drop a window with few requests."""
@@ -197,7 +197,7 @@ class Failsafe(Law):
     A window has a second, and 50 requests however long they take.
     """
 
-    SPAN_S, LOOK_S = 1.0, 0.25
+    SPAN_S, LOOK_S = 1.0, 0.5
     REQUESTS = 50.0
 
     def begin(self) -> None:

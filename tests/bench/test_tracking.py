@@ -14,7 +14,7 @@ import laws
 import tracking
 from poolwright.cli.simulate import makers
 from poolwright.core.sketch import sketch_of
-from traces import FOLK, Day, driven, known
+from traces import FOLK, Day, Plain, driven, known
 
 SHORT = 300.0 / 86_400.0  # days
 
@@ -59,9 +59,18 @@ def test_a_law_speaks_when_its_sample_is_full_and_is_told_that_the_level_moved()
     rule = tracking.Steered(Louder(4, 1, 9, None))
     truth, readings = a_look([0.1] * 5)
     plant = SimpleNamespace(truth=truth, workers=4)
-    answers = [rule(0.0, plant, readings) for _ in range(8)]
+    answers = [rule(0.0, plant, readings) for _ in range(8)]  # looks of 0.25 s
     assert answers == [None] * 3 + [5] + [None] * 3 + [5]
     assert heard == [(1.0, 20, True), (1.0, 20, False)]
+
+
+def test_a_plain_plant_serves_as_the_whole_one_and_tells_the_time_in_a_worker():
+    shape = Day(trace="aws_elb").scenario().services()[0].plant
+    whole, plain = makers().plant(shape, 3, 5), Plain(shape, 3, 5)
+    for _ in range(20):
+        seen, (reading,) = whole.tick(40.0), plain.tick(40.0)
+        assert plain.truth == whole.truth
+        assert reading in seen
 
 
 def test_everybody_meets_the_same_requests_and_watts_whatever_the_tick():
