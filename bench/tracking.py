@@ -180,12 +180,15 @@ def over(rows: list[Row], told: Callable[[Row], float], form: str) -> str:
 
 def table(rows: list[Row]) -> str:
     """Markdown: a row for each way of sizing, trace by trace."""
-    head = ("sized by", "minutes outside the SLO", "worker-hours", "J/request", "moves", "workers")
+    head = (
+        "sized by", "minutes outside the SLO", "requests failed", "worker-hours", "J/request",
+        "moves", "workers",
+    )  # fmt: skip
     lines = []
     for trace, (title, _) in TRACES.items():
         if not any(row.trace == trace for row in rows):
             continue
-        lines += [f"**{title}**, a day:", "", "| " + " | ".join(head) + " |", "|---|" + "--:|" * 5]
+        lines += [f"**{title}**, a day:", "", "| " + " | ".join(head) + " |", "|---|" + "--:|" * 6]
         for who in METHODS:
             mine = [row for row in rows if (row.trace, row.who) == (trace, who)]
             if not mine:
@@ -194,7 +197,8 @@ def table(rows: list[Row]) -> str:
             cells = (
                 who,
                 over(mine, lambda r: r.minutes_outside / r.days, ",.0f"),
-                over(mine, lambda r: r.worker_hours_per_day, ".0f"),
+                over(mine, lambda r: r.requests_failed / r.days, ",.0f"),
+                over(mine, lambda r: r.worker_hours_per_day, ",.0f"),
                 over(mine, lambda r: r.joules_per_request, ".2f"),
                 over(mine, lambda r: r.moves_per_day, ",.0f"),
                 f"{min(levels)}..{max(levels)}",

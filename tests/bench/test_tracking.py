@@ -139,7 +139,7 @@ def test_what_was_measured_is_not_measured_again_and_is_told_with_its_spread(
     tracking.main()
     assert out.read_text() == first
     assert [json.loads(line)["seed"] for line in first.splitlines()] == [0, 1]
-    assert "| 2*cores+1 | 0 | 600 |" in capsys.readouterr().out
+    assert "| 2*cores+1 | 0 | 0 | 600 |" in capsys.readouterr().out
     rows = tracking.load(out)
     rows[1] = replace(rows[1], moves_per_day=2.0)
     assert "| 1 [0, 2] | 25..25 |" in tracking.table(rows)
