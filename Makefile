@@ -15,7 +15,7 @@ SEEDS ?= 1000
 FIRST ?= 0
 TEST_SEEDS ?= 200
 
-.PHONY: demo test check swarm bench bench-search bench-boat docs clean servers
+.PHONY: demo test check swarm bench bench-search bench-boat bench-tracking docs clean servers
 
 .venv/.ready: pyproject.toml
 	@echo "== setting up .venv with poolwright and its tools (about a minute)"
@@ -85,6 +85,11 @@ BOAT ?=
 bench-boat: .venv-bench/.ready
 	@.venv-bench/bin/python bench/boat/gc.py $(BOAT)
 	@.venv-bench/bin/python bench/boat/balance.py $(BOAT)
+
+# TRACKING='--methods laws --seeds 3' makes a part of it.
+TRACKING ?=
+bench-tracking: .venv/.ready
+	@nice -n 5 $(PY) bench/tracking.py $(TRACKING)
 
 clean:
 	rm -rf .venv .venv-bench out .ruff_cache .mypy_cache .import_linter_cache

@@ -195,103 +195,11 @@ def test_an_ablated_learner_makes_a_plan(what):
     assert ablations.ablated(what)(request).candidates
 
 
-def made(law, start=20, **plant):
-    found = world.make_world(world.CELLS["usl-64"], 0)
-    found.plant.start = (start,)
-    subject = law(found)
-    subject.most = 64
-    for name, value in plant.items():
-        setattr(found.plant, name, value)
-    return subject
-
-
-def test_aimd_adds_one_when_half_used_and_backs_off_on_a_timeout():
-    law = made(laws.Aimd, slo_s=0.5)
-    assert law.next(20, seen(busy=10.0)) == 21
-    assert law.next(20, seen(busy=9.0)) == 20
-    assert law.next(20, seen(service=0.6)) == 18
-
-
-def test_vegas_keeps_its_queue_between_three_and_six():
-    law = made(laws.Vegas)
-    law.jitter = 1.0
-    assert law.next(20, seen(service=0.10)) == 20  # the baseline
-    assert law.next(20, seen(service=0.101)) == 26  # a queue of 1: plus beta
-    assert law.next(20, seen(service=0.109)) == 21  # 2: plus one
-    assert law.next(20, seen(service=0.12)) == 20  # 4: hold
-    assert law.next(20, seen(service=0.20)) == 19  # 10: minus one
-    assert law.next(20, seen(service=0.20, busy=9.0)) == 20  # limited by its load
-
-
-def test_gradient2_settles_at_the_queue_over_one_less_the_gradient():
-    law = made(laws.Gradient2)
-    law.count, law.long = 700, 0.1
-    for _ in range(200):
-        law.long = 0.1
-        law.level = law.next(20, seen(service=0.1 * 1.5 / 0.8, busy=60.0))
-    assert law.level == pytest.approx(20.0, abs=0.5)
-
-
-def test_envoy_measures_at_three_and_settles_at_its_fixed_point():
-    law = made(laws.Envoy)
-    assert law.next(20, seen()) == 3.0
-    law.level = law.next(3, seen(service_p50=0.1))
-    assert law.level == 20.0
-    for _ in range(100):
-        law.level = law.next(20, seen(service_p50=0.125 / 0.8))
-    assert law.level == pytest.approx(20.0, abs=4.0)  # g / (1 - g)^2, rounded down as it goes
-
-
-def test_goertzel_finds_the_amplitude_of_its_own_wave_only():
-    wave = [5.0 + 2.0 * (k // 2 % 2) for k in range(32)]
-    amplitude = abs(laws.DotNet.goertzel(wave, 4))
-    assert amplitude == pytest.approx(1.0 / np.sqrt(2.0), rel=1e-6)
-    assert abs(laws.DotNet.goertzel(wave, 32 / 9)) == pytest.approx(0.0, abs=1e-9)
-
-
-def test_net_hill_climbing_climbs_while_a_thread_buys_throughput_and_no_longer():
-    law = made(laws.DotNet, start=5)
-    levels = []
-    for _ in range(120):
-        n = int(law.level)
-        levels.append(n)
-        law.level = max(1.0, law.next(n, seen(throughput=10.0 * min(n, 30))))
-    assert 25 <= np.mean(levels[-20:]) <= 40
-
-
-def test_busyness_adds_over_half_and_removes_only_after_a_while():
-    law = made(laws.Busyness)
-    assert law.next(20, seen(busy=11.0)) == 21
-    quiet = [law.next(20, seen(busy=2.0)) for _ in range(10)]
-    assert quiet == [20] * 9 + [19]
-    assert law.next(20, seen(busy=6.0, queue=40.0)) == 21
-
-
-def test_celery_follows_the_requests_and_does_not_shrink_at_once():
-    law = made(laws.Celery)
-    assert law.next(20, seen(busy=5.0)) == 20  # it never grew
-    assert law.next(20, seen(busy=20.0, queue=4.5)) == 25
-    assert law.next(25, seen(busy=5.0)) == 25
-    assert law.next(25, seen(busy=5.0)) == 5
-
-
-def test_hpa_tolerates_a_tenth_and_shrinks_to_the_most_of_five_minutes():
-    law = made(laws.Hpa)
-    assert law.next(20, seen(busy=17.0)) == 20
-    assert law.next(20, seen(busy=20.0)) == 25
-    assert [law.next(25, seen(busy=10.0)) for _ in range(9)] == [25] * 9
-    assert law.next(25, seen(busy=10.0)) == 13
-
-
-def test_arc_and_failsafe_back_off_when_latency_is_unusual():
-    arc, limiter = made(laws.VectorArc), made(laws.Failsafe)
-    for k in range(20):
-        arc.next(20, seen(service=0.1 + 0.002 * (k % 2), busy=19.0))
-        assert limiter.next(20, seen(service_p90=0.1)) == 21
-    assert arc.next(20, seen(service=0.1, busy=19.0)) == 21
-    assert arc.next(20, seen(service=0.3, busy=19.0)) == 18
-    found = [limiter.next(20, seen(service_p90=0.1 * 1.5**k)) for k in range(6)]
-    assert found[-1] == 19
+def test_a_window_is_one_sample_of_a_law():
+    told = laws.sample_of(seen(queue=4.0), 1.0)
+    assert (told.span_s, told.done, told.throughput) == (1.0, 3000.0, 100.0)
+    assert (told.service, told.quantile(0.5), told.quantile(0.9)) == (0.1, 0.1, 0.15)
+    assert (told.busy, told.in_flight, told.reserved) == (10.0, 10.0, 14.0)
 
 
 def test_a_law_stays_within_bounds_and_moves_only_workers():
