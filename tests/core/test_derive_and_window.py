@@ -123,3 +123,14 @@ def test_a_pool_with_idle_workers_is_app_limited():
 def test_an_empty_sketch_has_no_quantile():
     with pytest.raises(ValueError, match="no quantile"):
         sketch_of([]).quantile(0.5)
+
+
+def test_busy_workers_that_are_counted_are_preferred_to_littles_law():
+    seen = Plant(PlantShape(), 5, seed=3).tick(60.0)
+    counted = Reading(signal="in_flight", source="t", value=3.5)
+    by_law, by_count = (
+        Deriver().derive(Tick(index=0, mono_ns=0, wall_ns=0, readings=found)).in_flight
+        for found in (seen, (*seen, counted))
+    )
+    assert by_law not in {None, 3.5}
+    assert by_count == 3.5

@@ -71,7 +71,7 @@ class Deriver:
             service_time=service,
             queue_length=queue,
             queue_delay_s=self._delay(good.get("queue_length")),
-            in_flight=None if throughput is None or not service else throughput * service.mean,
+            in_flight=_in_flight(good, throughput, service),
             cpu_cores=cores,
             memory_bytes=_value(good, "memory_bytes"),
             memory_limit_bytes=_value(good, "memory_limit_bytes"),
@@ -179,6 +179,15 @@ def _pick(readings: tuple[Reading, ...]) -> tuple[dict[str, Reading], tuple[str,
 def _value(good: dict[str, Reading], signal: str) -> float | None:
     reading = good.get(signal)
     return None if reading is None else reading.value
+
+
+def _in_flight(
+    good: dict[str, Reading], throughput: float | None, service: Sketch | None
+) -> float | None:
+    """Busy workers: counted where a sensor does, else by Little's law."""
+    if "in_flight" in good:
+        return good["in_flight"].value
+    return None if throughput is None or not service else throughput * service.mean
 
 
 def _point(value: float) -> Sketch:

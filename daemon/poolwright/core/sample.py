@@ -24,7 +24,7 @@ class Sample:
     service_time: Sketch | None = None
     queue_length: float | None = None
     queue_delay_s: float | None = None
-    in_flight: float | None = None  # busy workers, by Little's law
+    in_flight: float | None = None  # busy workers: counted, else by Little's law
     cpu_cores: float | None = None
     memory_bytes: float | None = None
     memory_limit_bytes: float | None = None

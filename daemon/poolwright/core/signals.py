@@ -29,6 +29,7 @@ SIGNALS: dict[str, SignalSpec] = {
         "count", "connections waiting to be accepted, now; sketch: samples within the tick"
     ),
     "queue_limit": SignalSpec("count", "length at which the kernel refuses connections"),
+    "in_flight": SignalSpec("count", "requests being served, now"),
     "cpu_cores": SignalSpec("cores", "CPU used by the pool since the last tick"),
     "memory_bytes": SignalSpec("bytes", "memory of the pool: PSS where readable, else RSS"),
     "worker_count": SignalSpec("count", "worker processes seen"),

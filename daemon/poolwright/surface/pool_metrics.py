@@ -36,7 +36,7 @@ _GAUGES: tuple[tuple[str, str, Callable[[PoolSnapshot], Number]], ...] = (
     ("queue_length", "Connections that wait to be accepted.", lambda p: p.sample.queue_length),
     ("queue_delay_seconds", "Time that a request waits for a worker.",
      lambda p: p.sample.queue_delay_s),
-    ("in_flight_requests", "Requests in a worker, by Little's law.",
+    ("in_flight_requests", "Requests in a worker: counted, else by Little's law.",
      lambda p: p.sample.in_flight),
     ("cpu_cores", "CPU used by the pool, in cores.", lambda p: p.sample.cpu_cores),
     ("memory_bytes", "Memory used by the pool.", lambda p: p.sample.memory_bytes),
