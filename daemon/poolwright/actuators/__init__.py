@@ -5,4 +5,5 @@ ACTUATORS: dict[str, str] = {
     "file": "poolwright.actuators.file:File",
     "gunicorn": "poolwright.actuators.gunicorn:Gunicorn",
     "http": "poolwright.actuators.http:Http",
+    "pgbouncer": "poolwright.actuators.pgbouncer:PgBouncer",
 }

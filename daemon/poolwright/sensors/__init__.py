@@ -4,6 +4,7 @@ SENSORS: dict[str, str] = {
     "access_log": "poolwright.sensors.access_log:AccessLog",
     "host": "poolwright.sensors.host:Host",
     "listen_queue": "poolwright.sensors.listen_queue:ListenQueue",
+    "pgbouncer": "poolwright.sensors.pgbouncer:PgBouncerSensor",
     "power": "poolwright.sensors.power:Power",
     "process_tree": "poolwright.sensors.process_tree:ProcessTree",
     "prometheus": "poolwright.sensors.prometheus:Prometheus",
