@@ -15,25 +15,20 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from pathlib import Path
 
 from gunicorn_service import _LIBC, _PR_SET_PDEATHSIG, until
+from started import free_port, program
 
 _START_S = 20.0
-_PG_BIN = "/usr/lib/postgresql"
 
 
 def _program(name):
-    """The path of a server's program. AssertionError naming what is missing."""
-    places = [*sorted(Path(_PG_BIN).glob(f"*/bin/{name}"), reverse=True), shutil.which(name)]
-    places += [Path("/usr/sbin") / name]
-    for place in places:
-        if place is not None and Path(place).exists():
-            return str(place)
-    raise AssertionError(f"{name} is not installed: apt-get install postgresql pgbouncer")
+    """The path of a server's program; PostgreSQL's are not in the PATH of Debian."""
+    places = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), reverse=True)
+    return str(places[0]) if places else program(name)
 
 
 def identity():
@@ -46,13 +41,6 @@ def identity():
 
 def _die_with_parent(number):
     return lambda: _LIBC.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
-
-
-def free_port():
-    """A port of 127.0.0.1 that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _folder():

@@ -6,4 +6,5 @@ ACTUATORS: dict[str, str] = {
     "gunicorn": "poolwright.actuators.gunicorn:Gunicorn",
     "http": "poolwright.actuators.http:Http",
     "pgbouncer": "poolwright.actuators.pgbouncer:PgBouncer",
+    "php_fpm": "poolwright.actuators.php_fpm:PhpFpm",
 }

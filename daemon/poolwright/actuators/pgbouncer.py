@@ -27,6 +27,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from poolwright.actuators.absolute import Refusal
 from poolwright.core.errors import PlantFault
 from poolwright.core.model import Actuation, ActuationStatus, Applied, Setting, setting
 from poolwright.core.units import PathText, Seconds
@@ -49,10 +50,6 @@ _POLL_S = 0.05
 _SIZE = re.compile(r"\s*default_pool_size\s*=\s*(\d+)\s*")
 _INI_MOST = 1 << 20
 _TOLD_MOST = 3
-
-
-class _Refusal(Exception):
-    """What was asked for may not be done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +120,7 @@ class PgBouncer:
             try:
                 await self._move(wanted[_KNOB])
                 status = ActuationStatus.APPLIED
-            except (_Refusal, ConsoleDenied) as refusal:
+            except (Refusal, ConsoleDenied) as refusal:
                 status, detail = ActuationStatus.REFUSED, f"{self.endpoint}: {refusal}"
             except PlantFault as fault:
                 detail = f"{self.endpoint}: {fault}"
@@ -206,7 +203,7 @@ class PgBouncer:
 
     async def _move(self, goal: int) -> None:
         if goal < 1:
-            raise _Refusal(f"{goal} connections: a pool keeps at least one")
+            raise Refusal(f"{goal} connections: a pool keeps at least one")
         scene = await self._look()
         self._see(scene)
         self._check(scene, goal)
@@ -231,12 +228,12 @@ class PgBouncer:
     def _check(self, scene: _Scene, goal: int) -> None:
         """Refuse what would move nothing, or another one."""
         if scene.config.get("so_reuseport") == "1" and not self._options.address.startswith("unix"):
-            raise _Refusal(
+            raise Refusal(
                 "with so_reuseport several processes share the port, and which of them answers is "
                 "left to chance: name the UNIX socket of one"
             )
         if scene.databases and not scene.caps:
-            raise _Refusal(
+            raise Refusal(
                 f"no database follows default_pool_size: each of {', '.join(scene.databases)} has "
                 "a pool_size of its own in pgbouncer.ini; take it out there, and RELOAD"
             )
@@ -244,7 +241,7 @@ class PgBouncer:
         for name, cap in scene.caps.items():
             most = min((c for c in (cap, user_cap) if c > 0), default=goal)
             if scene.size < goal and goal > most:
-                raise _Refusal(
+                raise Refusal(
                     f"database {name}: max_db_connections or max_user_connections allows {most}: "
                     "raise it in pgbouncer.ini, or lower the policy's max"
                 )
