@@ -77,7 +77,8 @@ class PhpFpmService:
         config.write_text(
             f"daemon off; pid {self.folder}/nginx.pid; error_log {self.folder}/nginx.err;\n"
             "worker_processes 1; events { worker_connections 512; }\n"
-            f"http {{ access_log off; client_body_temp_path {self.folder}/t1;\n"
+            "http { access_log off; chunked_transfer_encoding off;\n"
+            f"client_body_temp_path {self.folder}/t1;\n"
             f"fastcgi_temp_path {self.folder}/t2; proxy_temp_path {self.folder}/t3;\n"
             f"uwsgi_temp_path {self.folder}/t4; scgi_temp_path {self.folder}/t5;\n"
             f"server {{ listen 127.0.0.1:{self.http_port};\n"
