@@ -57,6 +57,7 @@ class PhpFpmService:
 
     def write_pool(self, workers):
         """The pool's file, with a comment and an odd layout."""
+        self.size = workers
         user = "user = www-data\ngroup = www-data\n" if os.geteuid() == 0 else ""
         owner = "listen.mode = 0666\n" if "/" in self.listen else ""
         more = "".join(f"{key} = {what}\n" for key, what in self.lines.items())
@@ -92,7 +93,8 @@ class PhpFpmService:
         return Started(argv, self.folder, lambda: self._answers("/ping"))
 
     def _is_up(self):
-        return self.pidfile.exists() and self.status.exists() and len(self.workers()) > 0
+        least = self.size if self.mode == "static" else 1
+        return self.pidfile.exists() and self.status.exists() and len(self.workers()) >= least
 
     def _answers(self, path):
         try:

@@ -188,7 +188,7 @@ class Console:
             raise PlantFault(_INSTALL) from error
 
         path = self._access.password_file
-        password = None if path is None else read_secret(path)
+        password = "" if path is None else read_secret(path)  # sent only where it is asked for
         self._socket = _connect(self._address, self._within_s)
         self._link = pg8000.native.Connection(
             self._access.user,
