@@ -98,9 +98,9 @@ async def test_it_sees_what_the_clients_do(php, way):
     times = merged(sketches)
     assert times.count >= 10
     share = long.outcomes["ok"] / done
-    assert times.mean == pytest.approx(0.05 + 0.15 * share, rel=0.5)
-    assert times.quantile(0.02) == pytest.approx(0.05, rel=0.25)
-    assert times.quantile(0.99) == pytest.approx(0.2, rel=0.25)
+    # as fast as the machine is, but short and long in the proportion in which they came
+    assert 0.049 <= times.quantile((1 - share) / 2) < 0.15
+    assert times.quantile(1 - share / 2) >= 0.19
 
 
 async def test_the_queue_over_tcp_and_none_over_a_unix_socket(php):
