@@ -70,9 +70,10 @@ def leftovers(service):
     return sorted(p.name for p in service.config.parent.iterdir() if p.name != "www.conf")
 
 
-async def test_no_request_fails_through_grows_and_shrinks_under_load(php):
+@pytest.mark.parametrize("unix", [True, False])
+async def test_no_request_fails_through_grows_and_shrinks_under_load(php, unix):
     """And the row of docs/servers.md: confirmed times, reload, crash, another hand."""
-    service = php(workers=3)
+    service = php(workers=3, unix=unix)
     made = actuator(service)
     assert await level(made) == 3
     text, mode = service.config.read_text(), 0o640

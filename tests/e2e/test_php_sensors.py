@@ -13,7 +13,6 @@ from php_fpm_service import PhpFpmService
 from poolwright.core.errors import PolicyError
 from poolwright.core.model import Status
 from poolwright.core.signals import SIGNALS
-from poolwright.core.sketch import merged
 from poolwright.sensors.nginx import Nginx
 from poolwright.sensors.php_fpm import PhpFpmSensor
 
@@ -66,11 +65,10 @@ async def test_it_sees_what_the_clients_do(php, way):
     await read(made)
     idle = await read(made)
     assert (idle["throughput_rps"].value, idle["in_flight"].value) == (0.0, 0.0)
-    assert idle["service_time_s"].status is Status.NO_DATA
     assert idle["worker_count"].value == 6.0
     front = nginx(service)
     await read(front)
-    began, rates, busy, fronts, writing, sketches = time.monotonic(), [], [], [], [], []
+    began, rates, busy, fronts, writing = time.monotonic(), [], [], [], []
     async with (
         Load(service.http_port, "/sleep?s=0.05", clients=2) as short,
         Load(service.http_port, "/sleep?s=0.2", clients=1) as long,
@@ -83,9 +81,6 @@ async def test_it_sees_what_the_clients_do(php, way):
             busy.append(found["in_flight"].value)
             fronts.append(seen["throughput_rps"].value)
             writing.append(seen["in_flight"].value)
-            if found["service_time_s"].sketch is not None:
-                assert found["service_time_s"].estimated
-                sketches.append(found["service_time_s"].sketch)
         elapsed_s = time.monotonic() - began
     done = short.outcomes["ok"] + long.outcomes["ok"]
     expected = pytest.approx(done / elapsed_s, rel=0.2)
@@ -95,12 +90,6 @@ async def test_it_sees_what_the_clients_do(php, way):
     )
     assert sum(busy) / len(busy) == pytest.approx(3.0, abs=0.8)
     assert sum(writing) / len(writing) == pytest.approx(3.0, abs=0.8)
-    times = merged(sketches)
-    assert times.count >= 10
-    share = long.outcomes["ok"] / done
-    # as fast as the machine is, but short and long in the proportion in which they came
-    assert 0.049 <= times.quantile((1 - share) / 2) < 0.15
-    assert times.quantile(1 - share / 2) >= 0.19
 
 
 async def test_the_queue_over_tcp_and_none_over_a_unix_socket(php):

@@ -3,8 +3,9 @@
     with PhpFpmService(workers=2) as service:
         http_get(service.http_port, "/sleep?s=0.1"), service.workers()
 
-nginx answers at `http_port`: /sleep?s=SECONDS (the body is the worker's pid), /status (php-fpm's)
-and /stub_status (its own). As root the workers are www-data's.
+nginx logs to `access_log` as the sensor of that name takes it, and answers at `http_port`:
+/sleep?s=SECONDS (the body is the worker's pid), /status (php-fpm's) and /stub_status (its own).
+As root the workers are www-data's.
 """
 
 import os
@@ -38,6 +39,7 @@ class PhpFpmService:
         self.listen = str(self.folder / "www.sock") if unix else f"127.0.0.1:{free_port()}"
         self.status = self.folder / "status.sock"
         self.http_port = free_port()
+        self.access_log = self.folder / "access.log"
         self.mode = mode
         self.lines = (_DYNAMIC if mode == "dynamic" else {}) | lines
         (self.folder / "sleep.php").write_text(_PHP)
@@ -78,7 +80,9 @@ class PhpFpmService:
         config.write_text(
             f"daemon off; pid {self.folder}/nginx.pid; error_log {self.folder}/nginx.err;\n"
             "worker_processes 1; events { worker_connections 512; }\n"
-            "http { access_log off; chunked_transfer_encoding off;\n"
+            "http { chunked_transfer_encoding off;\n"
+            "log_format poolwright 'poolwright $status $upstream_response_time';\n"
+            f"access_log {self.access_log} poolwright;\n"
             f"client_body_temp_path {self.folder}/t1;\n"
             f"fastcgi_temp_path {self.folder}/t2; proxy_temp_path {self.folder}/t3;\n"
             f"uwsgi_temp_path {self.folder}/t4; scgi_temp_path {self.folder}/t5;\n"

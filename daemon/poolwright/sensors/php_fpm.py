@@ -6,10 +6,9 @@
 Name `pm.status_listen` (PHP 8.0 and later): at the pool's own socket the page waits behind the
 requests, and takes a worker. A page that shows itself among the requests is not counted.
 
-**service_time_s is a sample.** The page tells of each process the request that it last served. Of
-those that are idle now and have served since the last look, that one counts: at most one a process
-and look. How long a process is idle does not depend on how long its last request took, so the
-sample is fair; while no process is idle there is none.
+**No times.** The page tells of each process the request that it last served, once it is idle. That
+is a fair sample while some are idle, and none when all are busy, which is when latency matters: who
+went by it would be blind in an overload. nginx's log has the times (sensor `access_log`).
 
 php-fpm looks at its accept queue once a second, and at that of a UNIX socket never: take the sensor
 `listen_queue` for that, which samples five times a second.
@@ -22,7 +21,6 @@ import msgspec
 
 from poolwright.core.errors import PlantFault, PolicyError
 from poolwright.core.model import Reading, Status
-from poolwright.core.sketch import SketchBuilder
 from poolwright.core.units import Seconds
 from poolwright.sensors.fastcgi import fetch
 from poolwright.sensors.prometheus_page import Counters, Series
@@ -31,19 +29,14 @@ from poolwright.wire.address import parse_address
 
 _QUERY = "json&full"
 _MOST_BYTES = 4 << 20  # about 400 a process
-_MOST_DURATION_S = 86_400.0
 _JSON = {"application/json": ""}
 
 
 class _Process(msgspec.Struct, rename=lambda name: name.replace("_", " ")):
     """One worker, as the page has it."""
 
-    pid: int
     state: str
-    start_time: int
-    requests: int
-    request_duration: int  # microseconds; until now, of one that is running
-    request_uri: str
+    request_uri: str  # being served, or served last
 
 
 class _Page(msgspec.Struct, rename=lambda name: name.replace("_", " ")):
@@ -64,7 +57,7 @@ _DECODER = msgspec.json.Decoder(_Page)
 
 
 class PhpFpmSensor:
-    """Signals: throughput_rps, service_time_s (a sample), queue_length, in_flight, worker_count."""
+    """Signals: throughput_rps, queue_length, in_flight, worker_count."""
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Options:
@@ -91,7 +84,7 @@ class PhpFpmSensor:
             if not self.path.startswith("/"):
                 raise PolicyError(f"path: {self.path!r} does not begin with a slash")
 
-    signals = ("throughput_rps", "service_time_s", "queue_length", "in_flight", "worker_count")
+    signals = ("throughput_rps", "queue_length", "in_flight", "worker_count")
     deadline_s: float | None
 
     def __init__(self, options: Options, _pool: str) -> None:
@@ -101,7 +94,6 @@ class PhpFpmSensor:
         path = options.path if options.url is None else Url.parse(options.url).target
         self._path, self._own = path, f"{path}?{_QUERY}"  # the page's request, as it shows itself
         self._counters = Counters()
-        self._served: dict[tuple[int, int], int] = {}  # (pid, start time) -> requests
 
     async def start(self) -> None:
         """Open nothing: a dead page shows at the first read."""
@@ -121,7 +113,6 @@ class PhpFpmSensor:
         at_limit = f"max_children was reached {page.max_children_reached} times since the start"
         return (
             self._throughput(page, own, now_ns, tell),
-            self._service_time(page, tell),
             _queue(page, tell),
             tell(signal="in_flight", value=float(max(0, page.active_processes - own))),
             tell(
@@ -174,32 +165,6 @@ class PhpFpmSensor:
         note = "counted from zero again: a lower bound" if growth.restarted else ""
         value = max(0.0, begun - own) / growth.elapsed_s
         return tell(value=value, estimated=growth.restarted, detail=note)
-
-    def _service_time(self, page: _Page, tell: "partial[Reading]") -> Reading:
-        tell = partial(tell, signal="service_time_s")
-        before, self._served = (
-            self._served,
-            {(p.pid, p.start_time): p.requests for p in page.processes},
-        )
-        times = SketchBuilder()
-        for process in page.processes:
-            served = before.get((process.pid, process.start_time), 0 if before else None)
-            took_s = process.request_duration / 1e6
-            if process.state != "Idle" or process.request_uri == self._own:
-                continue
-            if served is not None and process.requests > served and 0 <= took_s < _MOST_DURATION_S:
-                times.add(took_s)
-        sketch = times.freeze()
-        if not sketch.count:
-            return tell(
-                status=Status.NO_DATA, detail="no process has become idle since the last look"
-            )
-        return tell(
-            value=sketch.mean,
-            sketch=sketch,
-            estimated=True,
-            detail="a sample: the last request of each process that is idle now",
-        )
 
 
 def _queue(page: _Page, tell: "partial[Reading]") -> Reading:
