@@ -311,6 +311,23 @@ async def test_one_that_hangs_is_a_fault_within_a_second_and_is_met_again(pg, ac
     assert (after.epoch, after.setting) == (before.epoch, before.setting)
 
 
+async def test_cancelled_while_it_hangs_nothing_is_set_later(pg, actuator):
+    service = pg()
+    made = actuator(service)
+    await made.read()
+    service.signal(signal.SIGSTOP)
+    try:
+        move = asyncio.create_task(made.apply(setting(pool_size=8), 1))
+        await asyncio.sleep(0.2)
+        move.cancel()
+        await asyncio.wait([move])
+        assert move.cancelled()
+    finally:
+        service.signal(signal.SIGCONT)
+    assert await level(made) == service.size == 2
+    assert (await made.read()).detail == ""
+
+
 async def test_without_pg8000_it_says_what_to_install(pg, actuator, monkeypatch):
     monkeypatch.setitem(sys.modules, "pg8000.native", None)
     with pytest.raises(PlantFault, match=r"pip install 'poolwright\[pgbouncer\]'"):

@@ -14,6 +14,7 @@ import contextlib
 import errno
 import socket
 import struct
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -84,7 +85,6 @@ class Console:
         self._lock = asyncio.Lock()
         self._thread: ThreadPoolExecutor | None = None
         self._socket: _Socket | None = None
-        self._is_cut = False  # nobody waits for what the thread does
         self._link: Any = None  # pg8000.native.Connection
 
     async def ask(self, *commands: str) -> list[list[Row]]:
@@ -92,15 +92,17 @@ class Console:
         async with self._lock:
             if self._thread is None:
                 self._thread = ThreadPoolExecutor(1, "pgbouncer-console")
-            self._is_cut = False
-            job = asyncio.get_running_loop().run_in_executor(self._thread, self._talk, commands)
+            cut = threading.Event()
+            loop = asyncio.get_running_loop()
+            job = loop.run_in_executor(self._thread, self._talk, commands, cut)
             try:
                 async with asyncio.timeout(self._within_s):
                     return await asyncio.shield(job)
             except TimeoutError as error:
-                raise self._fault(f"no answer within {self._within_s:g} s") from error
+                raise self._late() from error
             finally:
                 if not job.done():
+                    cut.set()
                     job.cancel()
                     self._cut()
 
@@ -120,41 +122,46 @@ class Console:
     def _fault(self, why: str) -> PlantFault:
         return PlantFault(f"{self._access.address}: {why}")
 
+    def _late(self) -> PlantFault:
+        return self._fault(f"no answer within {self._within_s:g} s")
+
     def _cut(self) -> None:
         """End whatever the thread is waiting for."""
-        self._is_cut = True
         if self._socket is not None:
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
 
     # In the thread
 
-    def _talk(self, commands: Sequence[str]) -> list[list[Row]]:
+    def _talk(self, commands: Sequence[str], cut: threading.Event) -> list[list[Row]]:
+        """`cut`: nobody waits for it any more, and nothing more must be sent."""
         kept = self._link is not None
         try:
-            return self._run(commands)
+            return self._run(commands, cut)
         except _Lost:
-            if not kept or self._is_cut:
+            if not kept or cut.is_set():
                 raise
-            return self._run(commands)
+            return self._run(commands, cut)
 
-    def _run(self, commands: Sequence[str]) -> list[list[Row]]:
+    def _run(self, commands: Sequence[str], cut: threading.Event) -> list[list[Row]]:
         """Raises ConsoleDenied, _Lost when the connection is, PlantFault."""
         try:
             if self._link is None:
                 self._open()
             assert self._socket is not None
             self._socket.left = _ANSWER_MOST
-            found = []
-            for command in commands:
-                rows = self._link.run(command) or []
-                names = [column["name"] for column in self._link.columns or ()]
-                found.append([dict(zip(names, row, strict=True)) for row in rows])
+            return [self._rows(command, cut) for command in commands]
         except PlantFault:
             raise
         except Exception as error:  # pg8000 raises many kinds on garbage
             raise self._explain(error) from error
-        return found
+
+    def _rows(self, command: str, cut: threading.Event) -> list[Row]:
+        if cut.is_set():
+            raise self._fault(f"{command}: not sent")
+        rows = self._link.run(command) or []
+        names = [column["name"] for column in self._link.columns or ()]
+        return [dict(zip(names, row, strict=True)) for row in rows]
 
     def _explain(self, error: Exception) -> PlantFault:
         """What has happened. Hangs up, unless PgBouncer only refused a command.
@@ -170,6 +177,8 @@ class Console:
             self._drop()
         if fields is None and "password" not in str(chain[-1]):
             lost = next((e for e in chain if isinstance(e, OSError)), None)
+            if isinstance(lost, TimeoutError):
+                return self._late()
             if isinstance(lost, PermissionError):
                 return ConsoleDenied(f"{where}: {lost.strerror}; {_LET_IN}")
             if lost is not None or str(chain[-1]) == "network error":
@@ -186,7 +195,6 @@ class Console:
             import pg8000.native  # noqa: PLC0415 - 4 MB that only PgBouncer's users need
         except ImportError as error:
             raise PlantFault(_INSTALL) from error
-
         path = self._access.password_file
         password = "" if path is None else read_secret(path)  # sent only where it is asked for
         self._socket = _connect(self._address, self._within_s)
