@@ -1,15 +1,17 @@
 """The php_fpm actuator on a real php-fpm behind nginx, under clients. No request may fail."""
 
 import asyncio
+import json
 import os
 import re
 import signal
 import statistics
 import subprocess
+import sys
 import time
 
 import pytest
-from gunicorn_service import Load, until
+from gunicorn_service import Load, _die_with_parent, until
 from php_fpm_service import PhpFpmService
 from server_table import Row, note
 
@@ -34,14 +36,17 @@ def php():
         service.stop()
 
 
-def actuator(service, **options):
-    given = {
+def given(service):
+    return {
         "config": str(service.config),
         "main_config": str(service.main_config),
         "pidfile": str(service.pidfile),
         "binary": service.binary,
     }
-    return PhpFpm(PhpFpm.Options(**given | options), "web")
+
+
+def actuator(service, **options):
+    return PhpFpm(PhpFpm.Options(**given(service) | options), "web")
 
 
 async def level(made):
@@ -195,17 +200,39 @@ async def test_what_php_fpm_does_not_accept_is_taken_back(php):
     assert await level(made) == await level(actuator(service)) == 6
 
 
+_MOVE = """
+import asyncio, json, sys
+from poolwright.actuators.php_fpm import PhpFpm
+from poolwright.core.model import setting
+made = PhpFpm(PhpFpm.Options(**json.loads(sys.argv[1])), "web")
+asyncio.run(made.apply(setting(workers=7), 1))
+"""
+
+
+def mover_of(service, binary):
+    """A process that moves to 7 workers."""
+    options = json.dumps(given(service) | {"binary": str(binary)})
+    argv = [sys.executable, "-c", _MOVE, options]
+    return subprocess.Popen(argv, preexec_fn=_die_with_parent)  # noqa: PLW1509  one prctl(2)
+
+
 @pytest.mark.parametrize("mode", ["static", "dynamic"])
-async def test_killed_between_the_file_and_the_signal(php, mode):
-    """What a SIGKILL leaves is made by hand: the new file, its old self beside it, no reload."""
+async def test_killed_between_the_file_and_the_signal(php, mode, tmp_path):
     service = php(workers=3, mode=mode, nginx=False)
+    pidfile = tmp_path / "check.pid"
+    slow = tmp_path / "slow-check"
+    slow.write_text(f"#!/bin/sh\necho $$ > {pidfile}\nexec sleep 30\n")
+    slow.chmod(0o755)
+    mover = mover_of(service, slow)
+    try:
+        await asyncio.to_thread(until, lambda: pidfile.exists() and pidfile.read_text(), 20.0, "-t")
+    finally:
+        mover.kill()
+        mover.wait()
+        os.kill(int(pidfile.read_text()), signal.SIGKILL)
     beside = service.config.with_name(".www.conf.poolwright-before")
-    beside.hardlink_to(service.config)
-    fresh = service.config.with_name(".www.conf.poolwright")
-    fresh.write_text(service.config.read_text().replace("max_children=3", "max_children=7"))
-    await asyncio.sleep(0.02)
-    os.utime(fresh)
-    fresh.replace(service.config)
+    assert "max_children=7" in service.config.read_text()
+    assert "max_children=3" in beside.read_text()
     made = actuator(service)
     seen = await made.read()
     assert seen.setting == setting(workers=3)
