@@ -7,6 +7,8 @@ ACTUATORS: dict[str, str] = {
     "haproxy": "poolwright.actuators.haproxy:Haproxy",
     "http": "poolwright.actuators.http:Http",
     "kubernetes": "poolwright.actuators.kubernetes:Kubernetes",
+    "pgbouncer": "poolwright.actuators.pgbouncer:PgBouncer",
+    "php_fpm": "poolwright.actuators.php_fpm:PhpFpm",
     "python": "poolwright.actuators.python:Python",
     "systemd_units": "poolwright.actuators.systemd_units:SystemdUnits",
 }
