@@ -66,6 +66,8 @@ docs: .venv/.ready
 bench: .venv/.ready bench-search
 	@$(PY) bench/overhead.py
 	@$(PY) bench/oracle.py --runs 10
+	@$(PY) bench/autoscale.py
+	@$(PY) bench/ingest.py
 
 .venv-bench/.ready: pyproject.toml
 	@echo "== setting up .venv-bench with the peers (torch is large; some minutes)"
