@@ -2,6 +2,7 @@
 
 SENSORS: dict[str, str] = {
     "access_log": "poolwright.sensors.access_log:AccessLog",
+    "celery": "poolwright.sensors.celery:Celery",
     "host": "poolwright.sensors.host:Host",
     "listen_queue": "poolwright.sensors.listen_queue:ListenQueue",
     "power": "poolwright.sensors.power:Power",

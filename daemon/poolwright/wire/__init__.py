@@ -1,0 +1,1 @@
+"""What sensors and actuators share to speak with the world: HTTP, JSON pointers, patterns."""
