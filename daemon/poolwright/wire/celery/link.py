@@ -173,12 +173,11 @@ class Link:
             self._stderr = (self._stderr + said)[-_STDERR_KEPT:]
 
     async def _epitaph(self, process: asyncio.subprocess.Process) -> str:
-        status = await process.wait()
-        if self._listener is not None:
-            await asyncio.wait([self._listener], timeout=_END_S)
+        """Why it is dead, which it is afterwards."""
+        await self._end()
         said = self._stderr.decode(errors="replace").strip().splitlines()
         last = f" ({said[-1].strip()})" if said else ""
-        return f"its child ended with {status}{last}"
+        return f"its child ended with {process.returncode}{last}"
 
     async def _end(self) -> None:
         """End the child and reap it."""

@@ -119,6 +119,6 @@ def pool_of(stats: Any) -> Pool:
         kind=kind,
         level=level,
         autoscaled="autoscaler" in stats,
-        started=sum(int(count) for count in stats["total"].values()),
+        started=sum(int(count) for count in dict(stats["total"]).values()),
         prefetch=int(stats.get("prefetch_count") or 0),
     )
