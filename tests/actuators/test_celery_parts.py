@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from poolwright.actuators.celery import Celery
 from poolwright.core.errors import PlantFault, PolicyError
+from poolwright.engine.build import build_actuator, build_sensor
+from poolwright.policy.config import load_config
 from poolwright.wire.celery import link as links
 from poolwright.wire.celery.events import _MOST_OPEN, Tally
 from poolwright.wire.celery.link import Link
@@ -43,6 +45,21 @@ def test_what_cannot_be_meant_is_refused_without_its_password(broker, node, mess
     with pytest.raises(PolicyError, match=message) as refusal:
         Celery.Options(broker=broker, node=node)
     assert "secret" not in str(refusal.value)
+
+
+def test_a_bad_option_is_told_with_its_place(tmp_path):
+    path = tmp_path / "daemon.yaml"
+    path.write_text(
+        "version: 1\npools:\n  - name: jobs\n    actuator:\n      kind: celery\n"
+        "      broker: redis://:secret@h/0\n      node: w@h\n"
+        "    sensors:\n      - {kind: celery, broker: redis://h, node: w@h, evnts: true}\n"
+    )
+    (pool,) = load_config(path).pools
+    with pytest.raises(PolicyError, match=r"daemon\.yaml:\d+:\d+: .*password_file") as refusal:
+        build_actuator(pool.actuator, "jobs")
+    assert "secret" not in str(refusal.value)
+    with pytest.raises(PolicyError, match=r"daemon\.yaml:9:\d+: .*evnts.*did you mean.*events"):
+        build_sensor(pool.sensors[0], "jobs")
 
 
 def test_without_kombu_it_says_what_to_install(monkeypatch):

@@ -88,7 +88,7 @@ async def test_events_tell_what_was_done(celery_service, pool):
         begin = await look(made)
         before = service._sent
         sending = asyncio.create_task(asyncio.to_thread(service.send, 60, 0.3))
-        seen = [begin, *await looks(made, lambda _: len(service.ended()) >= before + 60)]
+        seen = [begin, *await looks(made, lambda _: len(service.ended()) >= before + 60, every_s=1)]
         await sending
         await asyncio.to_thread(service.send, 10, 0.0, fail=True)
         await asyncio.to_thread(until, lambda: len(service.ended()) == before + 70, 20.0, "done")

@@ -25,6 +25,7 @@ _READ_S = 0.8  # patience of a read-back; the engine waits for 1 s
 _MOVE_S = 5.0  # during a move: a worker that starts processes answers late
 _ASK_S = 15.0  # patience with the child, which has some with the worker
 _POLL_S = 0.05
+_LINGER_S = 0.3
 _COUNTS = ("prefork", "gevent", "eventlet")  # pools that can be moved
 
 
@@ -228,10 +229,17 @@ class Celery:
         return pool
 
     async def _gone(self, level: int, epoch: str) -> Pool:
-        began = time.monotonic()
+        """Wait until those that were told to go have gone: Celery may notice that 5 s late, and
+        must not be quiet for so long. Nor need it be: who was told takes no task any more.
+        """
+        began, quiet = time.monotonic(), True
         while (pool := await self._look(epoch)).level > level:
-            if time.monotonic() - began > self._options.step_timeout:
+            spent_s = time.monotonic() - began
+            if spent_s > self._options.step_timeout:
                 raise PlantFault(f"{pool.level} are there, {level} were to be left")
+            if quiet and spent_s > _LINGER_S:
+                await self._ask(Ask(id=0, do="resume"))
+                quiet = False
         return pool
 
     async def _settle(self, goal: int) -> None:

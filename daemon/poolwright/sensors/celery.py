@@ -147,14 +147,15 @@ class Celery:
         self, tell: Tell, seen: Seen, begun: int, elapsed_s: float, why: str
     ) -> tuple[Reading, ...]:
         """What the events tell, when they can be believed."""
-        self._begun += begun
+        due, self._begun = self._begun, self._begun + begun  # of the newest, events may come yet
         self._heard += seen.started
         self._ever = self._ever or seen.started > 0
-        if self._begun >= _JUDGED_AFTER:
-            few = self._heard < _HEARD_SHARE * self._begun
-            said = f"{self._heard} events told of {self._begun} tasks begun"
+        if due >= _JUDGED_AFTER:
+            few = self._heard < _HEARD_SHARE * due
+            said = f"{self._heard} events told of {due} tasks begun"
             self._deaf = f"{said}: is the worker started with -E?" if few else ""
-            self._begun = self._heard = 0
+            self._begun -= due
+            self._heard = max(0, self._heard - due)
         if seen.fault or self._deaf:
             broken = partial(tell, status=Status.ERROR, detail=seen.fault or self._deaf)
             return tuple(broken(signal=name) for name in _HEARD)
