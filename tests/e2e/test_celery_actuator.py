@@ -80,10 +80,10 @@ async def until_read(made, wanted, within_s=20.0):
 async def test_no_task_is_lost_by_growing_and_shrinking_under_load(celery_service, pool, acks):
     late = {"ACKS_LATE": "1" if acks == "late" else "0"}
     service = celery_service(pool=pool, concurrency=2, env=late)
-    service.send(2000, 0.03)
+    service.send(1500, 0.03)
     async with actuator(service) as made:
-        sending = asyncio.create_task(asyncio.to_thread(service.send, 4000, 0.03))
-        for _ in range(4):
+        sending = asyncio.create_task(asyncio.to_thread(service.send, 1500, 0.03))
+        for _ in range(3):
             await moved(made, 6)
             for level in (5, 3, 2):
                 await moved(made, level)
@@ -222,6 +222,9 @@ async def test_a_password_is_read_from_a_file_and_told_to_nobody(tmp_path):
             with pytest.raises(PlantFault, match=r"redis://127\.0\.0\.1") as fault:
                 await made.read()
             assert "herring" not in str(fault.value)
+            refused = await made.apply(setting(workers=3), 1)
+            assert refused.status is ActuationStatus.REFUSED
+            assert "name a password_file" in refused.detail
         secret.chmod(0o644)
         async with actuator(service, password_file=str(secret)) as made:
             with pytest.raises(PlantFault, match="everybody may read"):

@@ -78,7 +78,10 @@ class Celery:
     async def read(self) -> Applied:
         """The processes that are there, or the limit. Raises PlantFault naming the worker."""
         patience_s = _MOVE_S if self._lock.locked() else _READ_S
-        answer = await self._ask(Ask(id=0, do="level", within_s=patience_s), patience_s + 0.1)
+        try:
+            answer = await self._ask(Ask(id=0, do="level", within_s=patience_s), patience_s + 0.1)
+        except _Refusal as refusal:
+            raise PlantFault(f"{self.endpoint}: {refusal}") from refusal
         pool = self._pool(answer)
         news = [answer.news] if answer.news else []
         if pool.autoscaled:

@@ -74,8 +74,9 @@ class Celery:
         self.signals: tuple[str, ...] = _ASKED + (_HEARD if options.events else ())
 
     async def start(self) -> None:
-        """Nothing is waited for: the worker may start after us."""
+        """Start the child; the worker may start after us. Raises PlantFault when there is none."""
         self._link = self._link or Link.to(self._place)
+        await self._link.ask(Ask(id=0, do="hello"), _DEADLINE_S)
 
     async def close(self) -> None:
         """Let go of the child."""

@@ -21,6 +21,14 @@ from poolwright.wire.secret import read_secret
 _CONNECT_S = 1.0
 _SOCKET_S = 2.0
 _ACCEPT = ["json"]
+_FORBIDDEN = {  # of redis and of amqp, which are not both installed
+    *("AuthenticationError", "AuthorizationError", "NoPermissionError"),
+    *("AccessRefused", "NotAllowed"),
+}
+_ALLOW = (
+    "name a password_file and, in the url, a user who may do what a Celery client does (the "
+    "worker's own will do)"
+)
 _KEPT_ERROR = 300  # characters of what a broker or a worker says
 
 
@@ -29,7 +37,7 @@ class Silent(PlantFault):
 
 
 class Denied(Exception):
-    """The worker answered that it will not."""
+    """The worker answered that it will not, or the broker that we may not."""
 
 
 def connect(place: Place) -> tuple[Connection, str]:
@@ -63,6 +71,15 @@ def masked(text: str, password: str) -> str:
     return line if len(line) <= _KEPT_ERROR else line[:_KEPT_ERROR] + "..."
 
 
+def _forbidden(error: BaseException | None) -> bool:
+    """Whether that is what the broker says to one who may not; kombu wraps it in its own."""
+    while error is not None:
+        if any(kind.__name__ in _FORBIDDEN for kind in type(error).__mro__):
+            return True
+        error = error.__cause__
+    return False
+
+
 class Mailbox:
     """One worker over one connection, opened when needed and again when broken."""
 
@@ -79,7 +96,7 @@ class Mailbox:
         if not answers:
             raise Silent(
                 f"celery worker {self._place.node}: no answer through {self._place.broker} within "
-                f"{patience_s:g} s"
+                f"{patience_s:g} s: is it there, and worker_enable_remote_control on?"
             )
         answer = answers[0].get(self._place.node) if isinstance(answers[0], dict) else None
         if isinstance(answer, dict) and "error" in answer:
@@ -145,6 +162,8 @@ class Mailbox:
             with suppress(*errors):
                 self.close()
             said = masked(str(error) or type(error).__name__, self._password)
+            if _forbidden(error):
+                raise Denied(f"{self._place.broker}: {said}; {_ALLOW}") from error
             raise PlantFault(f"{self._place.broker}: {said}") from error
 
     def _open(self) -> Connection:

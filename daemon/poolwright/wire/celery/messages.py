@@ -24,13 +24,13 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
     """What a child shall do.
 
-    level: tell the pool. look: tell the tasks as well. grow: by `count`. shrink: by up to `count`,
-    of processes that have nothing to do at present; until `resume`, or until nobody asks for a
-    while, the worker takes no new task from the broker.
+    hello: say that you are there. level: tell the pool. look: tell the tasks as well. grow: by
+    `count`. shrink: by up to `count`, of processes that have nothing to do at present; until
+    `resume`, or until nobody asks for a while, the worker takes no new task from the broker.
     """
 
     id: int
-    do: Literal["level", "look", "grow", "shrink", "resume"]
+    do: Literal["hello", "level", "look", "grow", "shrink", "resume"]
     count: int = 0
     within_s: float = 0.0  # patience with the worker; 0: the child's own
     events: bool = False  # of look: count the worker's events, from the first time on

@@ -55,6 +55,8 @@ class Server:
             return Answer(id=ask.id, error=str(denied), refused=True)
 
     def _do(self, ask: Ask) -> Answer:
+        if ask.do == "hello":
+            return Answer(id=ask.id)
         pool = self._pool(_READ_S if ask.do == "look" else ask.within_s or PATIENCE_S)
         news = ""
         if not self._mended:
