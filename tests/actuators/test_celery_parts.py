@@ -13,6 +13,7 @@ from poolwright.core.errors import PlantFault, PolicyError
 from poolwright.engine.build import build_actuator, build_sensor
 from poolwright.policy.config import load_config
 from poolwright.wire.celery import link as links
+from poolwright.wire.celery import quiet as quiets
 from poolwright.wire.celery.events import _MOST_OPEN, Tally
 from poolwright.wire.celery.link import Link
 from poolwright.wire.celery.mailbox import Denied, masked
@@ -232,6 +233,13 @@ def test_nobody_is_taken_while_a_task_may_begin(answers):
     box = Box(**answers)
     assert Quiet(PLACE, box).shrink(1, POOL) == 0
     assert box.asked.count("pool_shrink") == ("pool_shrink" in answers)
+
+
+def test_a_worker_is_not_kept_idle_for_etas_that_never_end(monkeypatch):
+    monkeypatch.setattr(quiets, "_SPARE_MOST_S", 0.1)
+    box = Box(scheduled=[{"eta": "2000-01-01T00:00:00+00:00"}])
+    with pytest.raises(PlantFault, match="ETA"):
+        Quiet(PLACE, box).shrink(1, POOL)
 
 
 @pytest.mark.parametrize("report", ["celery:5.6.2 (x)", "celery:4.4.7", "no version", None])

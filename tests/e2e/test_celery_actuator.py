@@ -104,6 +104,16 @@ async def test_busy_processes_are_waited_for(celery_service):
     assert service.wrong() == {}
 
 
+async def test_tasks_with_an_eta_are_not_cut(celery_service):
+    service = celery_service(concurrency=6)
+    service.send(200, 0.05, spread_s=8.0)
+    async with actuator(service) as made:
+        for level in (5, 4, 3, 2):
+            await made.apply(setting(workers=level), 1)  # may find no moment: then it says so
+            assert taken(service) == ["celery"]
+    assert service.wrong() == {}
+
+
 async def test_a_pool_that_stays_busy_fails_the_move_and_goes_on(celery_service):
     service = celery_service(concurrency=2)
     service.send(4, 4.0)

@@ -191,16 +191,21 @@ class CeleryService:
         self.kill()
         self.broker.kill()
 
-    def send(self, count, seconds, *, fail=False):
-        """Put so many tasks into the queue, with numbers that were never used before."""
+    def send(self, count, seconds, *, fail=False, spread_s=0.0):
+        """Put so many tasks into the queue, with numbers that were never used before.
+
+        `spread_s`: they have ETAs, spread evenly over that time from now on.
+        """
         script = (
             "import sys, counted\n"
-            "first, count, seconds, fail = map(float, sys.argv[1:])\n"
+            "first, count, seconds, fail, spread = map(float, sys.argv[1:])\n"
             "with counted.app.connection_for_write() as link:\n"
             "    for n in range(int(first), int(first + count)):\n"
-            "        counted.count.apply_async((n, seconds, bool(fail)), connection=link)\n"
+            "        wait = spread * (n - first + 1) / count if spread else None\n"
+            "        counted.count.apply_async(\n"
+            "            (n, seconds, bool(fail)), connection=link, countdown=wait)\n"
         )
-        numbers = [self._sent, count, seconds, int(fail)]
+        numbers = [self._sent, count, seconds, int(fail), spread_s]
         self._sent += count
         subprocess.run(
             [sys.executable, "-c", script, *map(str, numbers)],

@@ -107,16 +107,19 @@ class Mailbox:
         """Messages waiting in each queue of the broker. Raises PlantFault."""
         found = {}
         with self._broker() as connection:
+            redis = connection.transport.driver_type == "redis"
             for name in names:
-                channel = connection.channel()  # a broker closes it when the queue is not there
+                # Of amqp, a queue that is not there closes the channel in which one asks for it.
+                channel = connection.default_channel if redis else connection.channel()
                 try:
                     found[name] = int(channel.queue_declare(name, passive=True).message_count)
                 except ChannelError:
-                    if connection.transport.driver_type != "redis":
+                    if not redis:
                         raise
                     found[name] = 0  # an empty list is no list in redis
                 finally:
-                    channel.close()
+                    if not redis:
+                        channel.close()
         return found
 
     def keep(self, name: str, note: dict[str, Any] | None) -> None:

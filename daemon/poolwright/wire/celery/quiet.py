@@ -31,7 +31,8 @@ _LEASE_S = 5.0
 _RETRY_S = 1.0
 _POLL_S = 0.02
 _LOOK_S = 0.25
-_SOON_S = 1.0  # a task with an ETA nearer than this may begin while we look
+_SOON_S = 0.3  # a task with an ETA nearer than this may begin while we look
+_SPARE_MOST_S = 2.0
 _SINCE = (5, 7)  # celery/celery#7733: older ones forget the queues at the next reconnect
 _VERSION = re.compile(r"\bcelery:(\d+)\.(\d+)")
 
@@ -56,6 +57,7 @@ class Quiet:
         self._name = f"poolwright.quiet.{place.node}"
         self._note: _Note | None = None  # None: not quiet
         self._until_s = 0.0
+        self._spare_s = 0.0  # since when processes may be idle in vain; 0: they are not
         self._fit = False  # whether the worker was found to be new enough
 
     @property
@@ -120,7 +122,7 @@ class Quiet:
             return
         note = _Note(queues=self.queues(), worker=pool.pid, since_s=time.time())
         self._mailbox.keep(self._name, msgspec.to_builtins(note))
-        self._note = note
+        self._note, self._spare_s = note, 0.0
         self._until_s = time.monotonic() + _LEASE_S
         for name in note.queues:
             self._mailbox.call("cancel_consumer", PATIENCE_S, queue=name)
@@ -138,8 +140,14 @@ class Quiet:
         """
         if taking := self.queues():
             raise Denied(f"another hand made the worker take tasks of {taking} meanwhile")
-        if self._listed("reserved") or self._due():
+        if self._listed("reserved"):
             return 0
+        if self._due():
+            self._spare_s = self._spare_s or time.monotonic()
+            if time.monotonic() - self._spare_s > _SPARE_MOST_S:
+                raise PlantFault("tasks with an ETA begin all the time: no moment to shrink")
+            return 0
+        self._spare_s = 0.0
         active = len(self._listed("active"))
         return max(0, min(pool.level - active, pool.level - 1))
 
