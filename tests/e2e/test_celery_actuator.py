@@ -180,9 +180,28 @@ async def test_a_killed_daemon_leaves_a_worker_that_takes_tasks(celery_service, 
             assert "celery" in seen.detail
             assert "cut short" in seen.detail
     until(lambda: taken(service) == ["celery"], 10.0, "it takes tasks again")
+    until(lambda: not Path(f"/proc/{helper}").exists(), 10.0, "the child ends with the daemon")
     until(lambda: service.broker.ask("KEYS", "*quiet*") == "", 5.0, "the note is gone")
     service.send(3, 0.01)
     assert service.wrong() == {}
+
+
+async def test_a_worker_that_dies_while_it_is_quiet_starts_as_it_is_configured(celery_service):
+    service = celery_service(concurrency=2)
+    service.send(2, 30.0)
+    until(lambda: len(service.begun()) == 2, 10.0, "two run")
+    async with actuator(service) as made:
+        move = asyncio.create_task(made.apply(setting(workers=1), 1))
+        await asyncio.to_thread(until, lambda: not taken(service), 10.0, "quiet")
+        service.kill()
+        assert (await move).status is ActuationStatus.FAILED
+        await asyncio.to_thread(service.start)
+        await until_read(made, lambda seen: seen.setting == setting(workers=2))
+        gone = "the note is gone"
+        await asyncio.to_thread(
+            until, lambda: not service.broker.ask("KEYS", "*quiet*"), 20.0, gone
+        )
+    assert taken(service) == ["celery"]
 
 
 async def test_a_worker_with_autoscale_is_left_alone(celery_service):

@@ -13,7 +13,7 @@ Only events tell how long each task took, and which failed: without `events` the
 time, no latency and no error ratio, and a policy that needs them is refused. What a caller waits,
 queue included, is measured where the callers send task-sent (`task_send_sent_event`), else
 composed of service time and queue. Events may be lost; when fewer are heard than tasks were begun,
-nothing is said of what they tell.
+nothing is said of what they tell. To hear them costs about half a millisecond of CPU a task.
 """
 
 from dataclasses import dataclass, field

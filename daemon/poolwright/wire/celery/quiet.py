@@ -88,11 +88,14 @@ class Quiet:
         self._until_s = time.monotonic() + _LEASE_S
         return taken
 
+    def put_off(self) -> None:
+        """Before an `end` that may fail: when to try again."""
+        self._until_s = time.monotonic() + _RETRY_S
+
     def end(self, pool: Pool) -> None:
         """Let the worker take tasks again. Raises PlantFault, and may be called again then."""
         if self._note is None:
             return
-        self._until_s = time.monotonic() + _RETRY_S
         if self._note.is_of(pool):
             self._resume(self._note.queues)
         self._mailbox.keep(self._name, None)

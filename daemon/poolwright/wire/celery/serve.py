@@ -33,6 +33,7 @@ class Server:
 
     def tire(self) -> None:
         """Nobody asked in time: the lease is over. What fails is tried again after a while."""
+        self._quiet.put_off()
         with suppress(PlantFault, Denied):
             self._quiet.end(self._pool(PATIENCE_S))
 
