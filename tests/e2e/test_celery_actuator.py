@@ -144,7 +144,8 @@ async def test_cancelled_in_the_middle_the_worker_takes_tasks_again(celery_servi
 
 
 _SHRINK = """
-import asyncio, sys
+import sys
+import uvloop
 from poolwright.actuators.celery import Celery
 from poolwright.core.model import setting
 async def main():
@@ -152,7 +153,7 @@ async def main():
     await made.read()
     print(made._link.pid, flush=True)
     await made.apply(setting(workers=1), 1)
-asyncio.run(main())
+uvloop.run(main())
 """
 
 
