@@ -1,6 +1,7 @@
 """What is moved: one file an actuator, one line here. Classes are imported only when configured."""
 
 ACTUATORS: dict[str, str] = {
+    "celery": "poolwright.actuators.celery:Celery",
     "command": "poolwright.actuators.command:Command",
     "file": "poolwright.actuators.file:File",
     "gunicorn": "poolwright.actuators.gunicorn:Gunicorn",

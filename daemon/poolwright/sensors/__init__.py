@@ -2,6 +2,7 @@
 
 SENSORS: dict[str, str] = {
     "access_log": "poolwright.sensors.access_log:AccessLog",
+    "celery": "poolwright.sensors.celery:Celery",
     "cgroup": "poolwright.sensors.control_group:ControlGroup",
     "haproxy": "poolwright.sensors.haproxy:Haproxy",
     "host": "poolwright.sensors.host:Host",
