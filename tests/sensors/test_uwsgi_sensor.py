@@ -70,6 +70,22 @@ async def test_the_queue_shows_in_the_masters_next_cycle(uwsgi_service):
 
 
 @pytest.mark.e2e
+async def test_requests_in_flight_are_counted_in_every_thread(uwsgi_service):
+    service = uwsgi_service(workers=2, flags=("--threads", "2"))
+    made = sensor(service.stats)
+    assert (await look(made, 1.0))["in_flight"].value == 0.0
+    async with Load(service.port, "/sleep?s=1.5", clients=3) as load:
+        seen, end = 0.0, time.monotonic() + 1.4
+        while seen < 3.0:
+            assert time.monotonic() < end
+            await asyncio.sleep(0.02)
+            seen = (await look(made, time.monotonic()))["in_flight"].value
+        load._stop = True
+    assert seen == 3.0
+    assert (await look(made, time.monotonic()))["in_flight"].value == 0.0
+
+
+@pytest.mark.e2e
 async def test_exceptions_and_harakiris_are_errors_when_asked_for(uwsgi_service):
     service = uwsgi_service(workers=1, flags=("--harakiri", "1"))
     made = sensor(service.stats, count_exceptions=True)

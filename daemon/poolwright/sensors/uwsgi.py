@@ -27,7 +27,7 @@ from poolwright.wire.uwsgi_stats import DOC, MOST_BYTES, Incarnation, Stats, Sta
 ACCESS_LOG_FORMAT = (
     "<14>gunicorn.uwsgi.access: [%(pid)] poolwright %(status) %(micros) %(var.HTTP_X_REQUEST_START)"
 )
-_ALWAYS = ("throughput_rps", "queue_length", "queue_limit", "worker_count")
+_ALWAYS = ("throughput_rps", "in_flight", "queue_length", "queue_limit", "worker_count")
 
 
 def access_log_flags(listen: str) -> tuple[str, ...]:
@@ -97,7 +97,8 @@ class Uwsgi:
         self._incarnation.see(stats)
         told = (*self._requests(stats, now_ns, tell), *_queue(stats, tell))
         count = tell(signal="worker_count", value=float(stats.serving))
-        found = {reading.signal: reading for reading in (*told, count, _memory(stats, tell))}
+        busy = tell(signal="in_flight", value=float(stats.in_flight))
+        found = {reading.signal: reading for reading in (*told, count, busy, _memory(stats, tell))}
         return tuple(found[name] for name in self.signals)
 
     def _requests(

@@ -83,6 +83,11 @@ class Stats(msgspec.Struct, frozen=True):
         return sum(slot.kept for slot in self.workers)
 
     @property
+    def in_flight(self) -> int:
+        """Requests being served, also by workers that leave."""
+        return sum(core.in_request > 0 for slot in self.workers for core in slot.cores)
+
+    @property
     def serving(self) -> int:
         """Workers that accept requests and are there to stay."""
         return sum(slot.serves for slot in self.workers)
