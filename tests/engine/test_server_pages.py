@@ -12,7 +12,15 @@ DOCS = Path(__file__).parents[2] / "docs"
 BLOCK = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize(("page", "knob"), [("pgbouncer", "pool_size"), ("php-fpm", "workers")])
+PAGES = [
+    ("pgbouncer", "pool_size"),
+    ("php-fpm", "workers"),
+    ("uvicorn", "workers"),
+    ("uwsgi", "workers"),
+]
+
+
+@pytest.mark.parametrize(("page", "knob"), PAGES)
 def test_the_examples_of_a_page_are_taken(page, knob, tmp_path):
     blocks = BLOCK.findall((DOCS / f"{page}.md").read_text())
     policies = [b for b in blocks if "\nknobs:" in b]

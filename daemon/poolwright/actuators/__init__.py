@@ -12,4 +12,6 @@ ACTUATORS: dict[str, str] = {
     "php_fpm": "poolwright.actuators.php_fpm:PhpFpm",
     "python": "poolwright.actuators.python:Python",
     "systemd_units": "poolwright.actuators.systemd_units:SystemdUnits",
+    "uvicorn": "poolwright.actuators.uvicorn:Uvicorn",
+    "uwsgi": "poolwright.actuators.uwsgi:Uwsgi",
 }

@@ -16,4 +16,5 @@ SENSORS: dict[str, str] = {
     "promql": "poolwright.sensors.promql:Promql",
     "python": "poolwright.sensors.python:Python",
     "statsd": "poolwright.sensors.statsd:Statsd",
+    "uwsgi": "poolwright.sensors.uwsgi:Uwsgi",
 }
