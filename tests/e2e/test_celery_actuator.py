@@ -278,6 +278,19 @@ async def test_a_broker_that_is_gone_is_a_fault_and_comes_back(celery_service):
         await until_read(made, lambda seen: seen.setting == setting(workers=2), 60.0)
 
 
+async def test_queues_taken_up_again_are_kept_over_a_reconnect(celery_service):
+    """What Celery before 5.7 forgot, and for which those are not shrunk."""
+    service = celery_service(concurrency=3)
+    async with actuator(service) as made:
+        await moved(made, 2)
+        service.broker.kill()
+        service.broker.start()
+        await until_read(made, lambda seen: seen.setting == setting(workers=2), 60.0)
+    assert taken(service) == ["celery"]
+    service.send(3, 0.01)
+    assert service.wrong() == {}
+
+
 async def test_a_killed_child_is_started_again(celery_service):
     service = celery_service()
     async with actuator(service) as made:
