@@ -134,3 +134,15 @@ def test_busy_workers_that_are_counted_are_preferred_to_littles_law():
     )
     assert by_law not in {None, 3.5}
     assert by_count == 3.5
+
+
+@pytest.mark.parametrize("first", [0, 1], ids=["the mean first", "the distribution first"])
+def test_a_distribution_goes_before_a_mean(first):
+    sketch = sketch_of([0.1, 0.2, 0.3])
+    both = (
+        Reading(signal="service_time_s", source="mean", value=0.9),
+        Reading(signal="service_time_s", source="log", value=sketch.mean, sketch=sketch),
+    )
+    seen = (*readings(latency_s=None), *(both if first == 0 else both[::-1]))
+    found = Deriver().derive(Tick(index=0, mono_ns=1, wall_ns=0, readings=seen))
+    assert found.service_time == sketch

@@ -166,13 +166,16 @@ def _quantile_points(sketch: Sketch, points: int) -> list[float]:
 def _pick(readings: tuple[Reading, ...]) -> tuple[dict[str, Reading], tuple[str, ...]]:
     """The first good reading of each signal, and the signals that a broken source kept from us.
 
+    A distribution goes before a mean, whoever comes first: quantiles cannot be made of means.
     There is no signal that can be negative: one that is comes from a broken source.
     """
     good: dict[str, Reading] = {}
     broken: dict[str, None] = {}
     for reading in readings:
         if reading.status is Status.OK and (reading.value or 0.0) >= 0.0:
-            good.setdefault(reading.signal, reading)
+            first = good.setdefault(reading.signal, reading)
+            if first.sketch is None and reading.sketch is not None:
+                good[reading.signal] = reading
         elif reading.status is not Status.NO_DATA or reading.signal in _ALWAYS_SAID:
             broken[reading.signal] = None
     return good, tuple(signal for signal in broken if signal not in good)

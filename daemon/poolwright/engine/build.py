@@ -18,7 +18,7 @@ from poolwright.ports import Actuator, Sensor
 from poolwright.sensors import SENSORS
 
 _ALWAYS_NEEDED = {
-    "throughput_rps": "access_log, statsd or prometheus",
+    "throughput_rps": "access_log, statsd, prometheus, promql or the server's own",
     "host_memory_used_bytes": "host",
     "memory_limit_bytes": "host",
 }
