@@ -28,8 +28,8 @@ _LISTED = 128  # candidates in a plan: it is journalled, and read by people
 _EVEN = 0.5  # P(safe)
 _LEAST_GAIN = 0.003  # a probe expected to gain less is not named
 _LEVERAGE_COST = 1.15  # what a probe that teaches may be expected to cost, over the anchor
-_FAR = 0.3  # octaves from what was tried
-_FURTHER_COST = 1.3  # what a look there may be expected to cost, over the anchor
+# Octaves from what was tried, and what a look there may be expected to cost, over the anchor
+_LOOKS = ((0.3, 1.3), (0.1, 1.08))
 _HORIZON = 40.0  # windows over which a gain is enjoyed and a probe's cost is spread
 _NAMES = {response: name for name, response in RESPONSE_NAMES.items()}
 
@@ -85,7 +85,8 @@ def _field(
     risk = risk_of(request, surrogate, posteriors, levels)
     near = in_trust_region(table.axes, levels, request.trust_octaves)
     tabu = rows_of(settings, request.tabu)
-    allowed = near & ~tabu & risk.memory_ok & _bearable(risk)
+    held = _held(table, levels, now.load_rps)
+    allowed = near & ~tabu & risk.memory_ok & (_bearable(risk) | held & (risk.p_safe >= _EVEN))
     means = {name: posteriors[name].mean for name in goal.costly}
     been = {tuple(row) for row in table.points.levels[table.own]}
     visited = np.array([tuple(row) in been for row in levels]) & allowed
@@ -118,6 +119,20 @@ def _bearable(risk: Risk) -> Mask:
     least = max(_EVEN, 2.0 * here - 1.0) if risk.slo_ok[0] else _EVEN
     doubtful = (risk.p_safe >= min(here, least)) & (risk.p_safe > 0.0)  # 0: it was never measured
     return np.asarray(risk.slo_ok | doubtful)
+
+
+def _held(table: Table, levels: Array, load: float) -> Mask:
+    """Settings whose newest window at this load, or more, was free of a breach: what was really
+    observed may be looked at again.
+    """
+    last = {
+        tuple(row): not breached
+        for row, breached, at, own in zip(
+            table.points.levels, table.breached, table.points.load, table.own, strict=True
+        )
+        if own and (breached or at >= 0.9 * load)
+    }
+    return np.array([last.get(tuple(row), False) for row in levels], dtype=np.bool_)
 
 
 def _lost_windows(request: FitRequest, table: Table, levels: Array) -> Array:
@@ -161,9 +176,10 @@ def _probe_rows(request: FitRequest, field: _Field) -> tuple[list[int], Array]:
     widest = _leverage(field, rows) if request.leverage else None
     if widest is not None:
         best = [widest, *(row for row in best if row != widest)][:PROBES]
-    further = None if best else _further(field, rows)
+    epsilon = request.policy.explore.epsilon
+    further = None if any(worth[row] >= epsilon for row in best) else _further(field, rows)
     if further is not None:
-        worth[further] = max(worth[further], request.policy.explore.epsilon)
+        worth[further] = max(worth[further], epsilon)
         best = [further]
     return best, worth
 
@@ -173,9 +189,12 @@ def _further(field: _Field, rows: NDArray[np.intp]) -> int | None:
     expected to cost much, what may be the best by most. A smooth model sees no second valley.
     """
     cost, here = field.cost, field.cost.mean[field.anchor]
-    cheap = cost.mean[rows] <= _FURTHER_COST * here
-    rows = rows[cheap & field.risk.slo_ok[rows] & (field.apart[rows] > _FAR)]
-    return int(rows[np.argmin(cost.low[rows])]) if len(rows) else None
+    safe = rows[field.risk.slo_ok[rows]]
+    for far, most in _LOOKS:
+        found = safe[(field.apart[safe] > far) & (cost.mean[safe] <= most * here)]
+        if len(found):
+            return int(found[np.argmin(cost.low[found])])
+    return None
 
 
 def _remedy(field: _Field, rows: NDArray[np.intp]) -> tuple[int, float] | None:

@@ -27,6 +27,8 @@ _SHORT_SHARE = 0.36  # ... and its variance over the smooth part's
 _CONTEXT = 0.6  # length scale over log load and over the foreign CPU share
 _HUBER = 2.5  # standard deviations beyond which a row pulls no harder
 _STEPS = 12
+_FREEDOM = 4.0
+_MEDIAN = 0.6745  # of the absolute value of a standard normal
 _Z90 = 1.6449
 _TAIL_PRIOR = 8.0  # windows
 _JITTER = 1e-10
@@ -208,8 +210,10 @@ def fit(
     amplitude, noise = middle
     variances = rows.error**2
 
+    widen = np.ones(len(rows.value))
+
     def spread() -> Array:
-        return (noise**2 + variances) / rows.weight + _JITTER
+        return widen * (noise**2 + variances) / rows.weight + _JITTER
 
     theta = _map(mean, prior, rows, prior.mean, spread(), amplitude)
     found, slope = linearise(mean, theta, rows.points)
@@ -218,13 +222,15 @@ def fit(
     variances = np.where(holds, _SILENT, variances)
     away = np.where(holds, 0.0, away) + slope @ (theta - prior.mean)
     parametric = slope @ prior.cov @ slope.T
+    widen = _suspects(_strays(amplitude**2 * rows.kernel + np.diag(spread()) + parametric, away))
 
     def score(i: int, j: int) -> float:
         """Log marginal likelihood, theta integrated out at its MAP; a wide log-normal prior on
         both keeps three windows from claiming that there is no noise.
         """
         total = amplitudes[i] ** 2 * rows.kernel + parametric
-        total[np.diag_indices_from(total)] += (noises[j] ** 2 + variances) / rows.weight + _JITTER
+        own = widen * (noises[j] ** 2 + variances) / rows.weight + _JITTER
+        total[np.diag_indices_from(total)] += own
         factor = np.linalg.cholesky(total)
         white = whiten(factor, away)
         pull = np.log(np.array([amplitudes[i], noises[j]]) / middle)
@@ -232,8 +238,9 @@ def fit(
 
     i, j = _climb(score, (len(amplitudes), len(noises)))
     amplitude, noise = amplitudes[i], noises[j]
+    widen = np.ones(len(rows.value))
     strays = _strays(amplitude**2 * rows.kernel + np.diag(spread()) + parametric, away)
-    variances = np.maximum(strays / _HUBER, 1.0) * (noise**2 + variances) - noise**2
+    widen = np.maximum(strays / _HUBER, 1.0)
     theta = _map(mean, prior, rows, theta, spread(), amplitude)
     found, slope = linearise(mean, theta, rows.points)
     away = rows.value - found
@@ -262,6 +269,17 @@ def _strays(total: Array, away: Array) -> Array:
     """
     inverse = np.linalg.inv(total)
     return np.asarray(np.abs(inverse @ away) / np.sqrt(np.diag(inverse)), dtype=np.float64)
+
+
+def _suspects(strays: Array) -> Array:
+    """By how much each row's variance is widened while amplitude and noise are chosen: as Student's
+    t with 4 degrees of freedom weighs it, where it strays far from the others.
+
+    Else one outlier of ten would pass for a noise that all of them have.
+    """
+    usual = max(1.0, float(np.median(strays)) / _MEDIAN)
+    strays = strays / usual
+    return np.where(strays > _HUBER, (_FREEDOM + strays**2) / (_FREEDOM + 1.0), 1.0)
 
 
 def _tail(strays: Array) -> float:
