@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "poolwright.cli.demo",
         "tune a real gunicorn service under real load, before your eyes",
     ),
+    "init": ("poolwright.cli.init", "write a first configuration for what runs here"),
     "check": ("poolwright.cli.check", "validate configurations and policies"),
     "schema": ("poolwright.cli.schema", "print the JSON Schema of configurations or policies"),
     "status": ("poolwright.cli.status", "show what the daemon sees and does"),

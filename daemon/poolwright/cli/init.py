@@ -1,0 +1,230 @@
+"""`poolwright init`: a first configuration and policy for what runs on this host.
+
+Finds gunicorn, uWSGI, uvicorn, Celery, php-fpm, PgBouncer and HAProxy among the processes, asks
+which of them is meant (or goes by --pid and --kind), tries every sensor and the actuator once, and
+then writes DIR/poolwright.yaml and DIR/policies.d/POOL.yaml in mode recommend. It never replaces a
+file and changes nothing of the service; what the service lacks is told with the line to add.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from poolwright.cli import check
+from poolwright.core.errors import PlantFault, PolicyError
+from poolwright.presets import PRESETS, load
+from poolwright.presets.facts import Facts, Process, gather
+from poolwright.presets.found import Asked, Found
+from poolwright.presets.render import config_text, policy_text
+from poolwright.presets.write import put_in_place, refuse_existing
+
+_CONFIG = "poolwright.yaml"
+_POLICIES = "policies.d"
+_NOT_PLANT = 3  # as cli.main's EXIT_PLANT: the world does not do what would be needed
+_NOT_MINDED = 2
+_NAME_MOST = 40
+_OPERATORS_WORD = (
+    ("pool", "NAME", "what to call the pool"),
+    ("pidfile", "FILE", "a pidfile of the master that its own arguments do not tell"),
+    ("broker", "URL", "Celery's broker, without a password"),
+    ("user", "NAME", "PgBouncer's admin user"),
+    ("password-file", "FILE", "a file with the password of broker or PgBouncer"),
+    ("access-log", "FILE", "nginx's log in front of the service, as docs/init.md says"),
+)
+
+
+def add(subparsers: Any) -> None:
+    """Add the command's arguments."""
+    parser = subparsers.add_parser(
+        "init", help="write a first configuration for what runs here", description=__doc__
+    )
+    parser.add_argument("--kind", choices=sorted(PRESETS), help="only services of this kind")
+    parser.add_argument("--pid", type=int, help="only the service of this master process")
+    for name, what, text in _OPERATORS_WORD:
+        parser.add_argument(f"--{name}", default="", metavar=what, help=text)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=check.DEFAULT_PATH.parent,
+        metavar="DIR",
+        help="where to write (default: %(default)s)",
+    )
+    parser.add_argument("--yes", action="store_true", help="ask nothing and write")
+    parser.add_argument("--json", action="store_true", help="say what was found as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Find, choose, try and write; 0 when it is written."""
+    facts = asyncio.run(gather(time.monotonic_ns(), _of_interest()))
+    services = _services(facts, args)
+    if not args.json:
+        _tell(services)
+    chosen = [found for found in services if not found.missing]
+    asking = sys.stdin.isatty() and not args.yes and not args.json
+    if chosen and asking:
+        chosen = _asked(chosen, _ask)
+    files = _files(chosen, facts) if chosen else {}
+    if args.json:
+        shown = [asdict(found) | {"movable": not found.missing} for found in services]
+        print(
+            json.dumps({"found": shown, "files": {str(k): v for k, v in files.items()}}, indent=2)
+        )
+    if not chosen:
+        _say("nothing was written: of these, none can be moved yet")
+        return _NOT_PLANT
+    if not (args.yes or asking):
+        _say("nothing was written: --yes writes it")
+        return _NOT_MINDED
+    with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
+        return _write(files, args.out)
+
+
+def _say(text: str) -> None:
+    print(f"poolwright: {text}", file=sys.stderr)
+
+
+def _of_interest() -> Callable[[Process], bool]:
+    """Whether a process is called like a server that is known, seen by its command line alone."""
+    presets = [load(kind) for kind in PRESETS]
+
+    def closely(process: Process) -> bool:
+        alone = Facts(processes={process.pid: process})
+        return any(preset.find(alone) for preset in presets)
+
+    return closely
+
+
+def _services(facts: Facts, args: argparse.Namespace) -> list[Found]:
+    """What was asked for, each pool with a name of its own. Raises PolicyError when none is."""
+    asked = Asked(**{name.replace("-", "_"): _word(args, name) for name, _, _ in _OPERATORS_WORD})
+    services: list[Found] = []
+    for kind in [args.kind] if args.kind else PRESETS:
+        preset = load(kind)
+        masters = [m for m in preset.find(facts) if args.pid in (None, m.pid)]
+        for master in masters:
+            services += preset.describe(master, facts, asked)
+    if not services:
+        raise PolicyError(_nobody(facts, args))
+    if len(services) > 1 and (args.pool or args.pidfile):
+        pids = ", ".join(str(pid) for pid in dict.fromkeys(found.pid for found in services))
+        raise PolicyError(f"--pool and --pidfile are for one service: name it by --pid ({pids})")
+    return _named(services)
+
+
+def _word(args: argparse.Namespace, name: str) -> str:
+    told = str(getattr(args, name.replace("-", "_")))
+    return str(Path(told).absolute()) if told and name.endswith(("file", "log")) else told
+
+
+def _nobody(facts: Facts, args: argparse.Namespace) -> str:
+    kinds = args.kind or f"{', '.join(sorted(PRESETS))}"
+    if args.pid is None:
+        return f"no master process of {kinds} is seen here"
+    process = facts.processes.get(args.pid)
+    if process is None:
+        return f"process {args.pid} is not running"
+    if process.ppid in facts.processes and args.kind is None:
+        kinds += f", which its parent {process.ppid} may be"
+    what = " ".join(process.words)[:60] or "a process without a command line"
+    return f"process {args.pid} ({what}) is no master of {kinds}"
+
+
+def _named(services: list[Found]) -> list[Found]:
+    """The same with names that a configuration takes, each once."""
+    taken: set[str] = set()
+    named = []
+    for found in services:
+        plain = re.sub(r"[^a-z0-9]+", "-", found.name.lower())[:_NAME_MOST].strip("-")
+        stem = (
+            plain if plain[:1].isalpha() else f"{found.kind}-{plain}".strip("-").replace("_", "-")
+        )
+        name, number = stem, 2
+        while name in taken:
+            name, number = f"{stem}-{number}", number + 1
+        taken.add(name)
+        named.append(replace(found, name=name))
+    return named
+
+
+def _tell(services: Sequence[Found]) -> None:
+    for found in services:
+        print(found.title)
+        for what, advice in (
+            ("cannot be moved yet", found.missing),
+            ("poolwright needs", found.rights),
+            ("to see more", found.better),
+        ):
+            for item in advice:
+                print(f"  {what}: {item}")
+
+
+def _ask(question: str) -> str:
+    try:
+        return input(question).strip()
+    except EOFError:
+        return ""
+
+
+def _asked(services: list[Found], ask: Callable[[str], str]) -> list[Found]:
+    """Those that the person at the terminal means."""
+    if len(services) == 1:
+        answer = ask(f"Write a configuration for {services[0].title}? [Y/n] ")
+        return services if answer.lower() in ("", "y", "yes") else []
+    for number, found in enumerate(services, 1):
+        print(f"  {number}  {found.title}")
+    answer = ask("Which? Numbers, or all: ")
+    if answer.lower() == "all":
+        return services
+    numbers = answer.replace(",", " ").split()
+    wrong = [n for n in numbers if not n.isdigit() or not 0 < int(n) <= len(services)]
+    if wrong:
+        raise PolicyError(f"{wrong[0]!r} is none of 1 to {len(services)}")
+    return [services[number - 1] for number in sorted({int(n) for n in numbers})]
+
+
+def _files(chosen: list[Found], facts: Facts) -> dict[Path, str]:
+    """Text by the path below the folder that is written to."""
+    policies = {Path(_POLICIES) / f"{f.name}.yaml": policy_text(f, facts) for f in chosen}
+    return {**policies, Path(_CONFIG): config_text(chosen, _POLICIES)}
+
+
+def _write(files: dict[Path, str], out: Path) -> int:
+    """Write the files beside where they belong, try them there, and put them in place."""
+    finals = [out / path for path in files]
+    refuse_existing(finals)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".poolwright-init-", dir=out) as folder:
+            staged = {Path(folder) / path: out / path for path in files}
+            for path, text in zip(staged, files.values(), strict=True):
+                path.parent.mkdir(exist_ok=True)
+                path.write_text(text)
+                path.chmod(0o666 & ~_umask())
+            trial = argparse.Namespace(paths=[Path(folder) / _CONFIG], probe=True, effective=False)
+            if check.run(trial):
+                _say("nothing was written: what it would say does not work here, see above")
+                return _NOT_PLANT
+            put_in_place(staged)
+    except OSError as error:
+        raise PlantFault(f"{error.filename or out}: {error.strerror}") from error
+    for path in finals:
+        print(f"wrote {path}")
+    print(f"next: poolwright run --config {finals[-1]}")
+    return 0
+
+
+def _umask() -> int:
+    """The permissions that this process withholds from new files."""
+    now = os.umask(0o077)
+    os.umask(now)
+    return now

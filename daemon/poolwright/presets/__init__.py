@@ -1,0 +1,21 @@
+"""What `poolwright init` knows of servers: one file a server, one line here.
+
+A preset finds the masters of its server among the processes of the host (`find`) and says of each
+what a configuration needs to know (`describe`). It looks at /proc and reads the server's own files;
+it asks the server nothing and changes nothing.
+"""
+
+import importlib
+
+from poolwright.presets.found import Preset
+
+PRESETS: dict[str, str] = {
+    "gunicorn": "poolwright.presets.gunicorn:GunicornPreset",
+}
+
+
+def load(kind: str) -> Preset:
+    """The preset of one kind of server."""
+    module, _, name = PRESETS[kind].partition(":")
+    preset: Preset = getattr(importlib.import_module(module), name)()
+    return preset

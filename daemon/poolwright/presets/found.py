@@ -1,0 +1,161 @@
+"""What a preset says of a service: all that its configuration and its policy are written from."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from poolwright.presets.facts import Facts, Process
+
+Options = dict[str, object]  # of an adapter, `kind` first: text, numbers, lists of text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What the operator says that cannot be seen."""
+
+    pool: str = ""
+    pidfile: str = ""
+    broker: str = ""
+    user: str = ""
+    password_file: str = ""
+    access_log: str = ""  # of nginx in front
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """One sensor of the pool, and why it is there."""
+
+    options: Options
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """Something that the service or poolwright lacks, and the very line to add."""
+
+    what: str
+    add: str = ""
+
+    def __str__(self) -> str:
+        """In one line."""
+        return f"{self.what}: {self.add}" if self.add else self.what
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """One service that can be sized, or could be with what is in `missing`."""
+
+    kind: str
+    pid: int
+    name: str  # of the pool
+    knob: str
+    actuator: Options
+    level: int  # now; 0: not known without asking the server
+    sights: tuple[Sight, ...] = ()
+    latency: bool = False  # whether they tell it, and not only means
+    errors: bool = False
+    worker_bytes: int = 0  # that each level takes; 0: not known
+    most: int = 0  # the server's own limit; 0: none
+    why_most: str = ""
+    settle: str = "3s"
+    missing: tuple[Advice, ...] = ()  # without it nothing can be moved or seen
+    better: tuple[Advice, ...] = ()  # with it more would be seen
+    rights: tuple[Advice, ...] = ()  # that poolwright's user needs
+
+    @property
+    def title(self) -> str:
+        """What a person calls it."""
+        level = f", {self.knob} {self.level}" if self.level else ""
+        return f"{self.kind} {self.name} (process {self.pid}{level})"
+
+
+class Preset(Protocol):
+    """What is known of one kind of server."""
+
+    def find(self, facts: Facts) -> list[Process]:
+        """The master processes."""
+        ...
+
+    def describe(self, master: Process, facts: Facts, asked: Asked) -> list[Found]:
+        """The pools of one master. Raises PolicyError when what was asked contradicts it."""
+        ...
+
+
+HOST = Sight(options={"kind": "host"}, why="CPU and memory of the host, and their limits")
+
+
+def option(words: Iterable[str], *names: str) -> str:
+    """The value of the last of these options on a command line; empty when there is none."""
+    found, taken = "", ""
+    for word in words:
+        if taken:
+            found, taken = word, ""
+            continue
+        name, equals, told = word.partition("=")
+        if word in names:
+            taken = word
+        elif (name in names and equals) or any(_glued(word, short) for short in names):
+            found = told if name in names else word[2:]
+    return found
+
+
+def _glued(word: str, name: str) -> bool:
+    """`-w4`, and neither `-w` nor `--workers`."""
+    return len(name) == 2 and word.startswith(name) and len(word) > 2 and not word.startswith("--")
+
+
+def mean_rss(processes: list[Process]) -> int:
+    """Bytes that one of them takes; what they share counts in each, so it is rather too much."""
+    return sum(p.rss_bytes for p in processes) // len(processes) if processes else 0
+
+
+def trees(pidfile: str, master: Process) -> list[Sight]:
+    """The sensors of processes and of the accept queue, where they can be told where to look."""
+    of: Options = {"pidfile": pidfile} if pidfile else {}
+    if not of and master.cgroup:
+        of = {"cgroup": master.cgroup}
+    found = []
+    if of:
+        tree: Options = {"kind": "process_tree", **of}
+        found.append(Sight(options=tree, why="CPU and memory of the pool"))
+    listening = {"pidfile": pidfile} if pidfile else queues(master)
+    if listening:
+        queue: Options = {"kind": "listen_queue", **listening}
+        found.append(Sight(options=queue, why="connections that no worker has accepted yet"))
+    return found
+
+
+def queues(master: Process) -> Options:
+    """Where a master listens for clients."""
+    return {"listen": list(master.listening)} if master.listening else {}
+
+
+def pidfile_of(facts: Facts, master: Process, told: str, asked: Asked) -> str:
+    """The pidfile that is told and names this master; what was asked for goes first. May be empty.
+
+    A name that leads to another process is none: a stale file would move a stranger.
+    """
+    for path in (asked.pidfile, master.resolved(told)):
+        if path and facts.names(path, master.pid):
+            return path
+    return ""
+
+
+def stale(facts: Facts, master: Process, told: str, asked: Asked) -> str:
+    """What to say of a pidfile that does not name the master; empty when there is nothing wrong."""
+    path = asked.pidfile or master.resolved(told)
+    if not path or facts.names(path, master.pid):
+        return ""
+    return f"{path} does not name process {master.pid}"
+
+
+def signalling(facts: Facts, master: Process) -> tuple[Advice, ...]:
+    """What is needed to signal this master."""
+    if master.user == facts.user or facts.may_signal:
+        return ()
+    return (
+        Advice(
+            what=f"this user ({facts.user}) may not signal processes of {master.user}",
+            add="AmbientCapabilities=CAP_KILL in poolwright's unit, as the shipped one has",
+        ),
+    )

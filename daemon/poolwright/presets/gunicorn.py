@@ -1,0 +1,174 @@
+"""gunicorn: moved by its control socket or its pidfile, seen by its access log or its statsd."""
+
+import ast
+import shlex
+from pathlib import Path
+
+from poolwright.presets.facts import Facts, Process
+from poolwright.presets.found import (
+    HOST,
+    Advice,
+    Asked,
+    Found,
+    Options,
+    Sight,
+    mean_rss,
+    option,
+    pidfile_of,
+    signalling,
+    stale,
+    trees,
+)
+from poolwright.sensors.access_log import ACCESS_LOG_FORMAT, gunicorn_flags
+
+_TITLE = "gunicorn: "  # setproctitle's, which hides the command line
+
+
+class GunicornPreset:
+    """gunicorn masters."""
+
+    def find(self, facts: Facts) -> list[Process]:
+        """The processes called gunicorn whose parent is not one."""
+        return facts.masters(_is_gunicorn)
+
+    def describe(self, master: Process, facts: Facts, asked: Asked) -> list[Found]:
+        """One pool: the workers of the master."""
+        told = _Told(master, facts)
+        pidfile = pidfile_of(facts, master, told.get("pid", "-p"), asked)
+        control = _control(master, told)
+        actuator: Options = {"kind": "gunicorn"}
+        actuator |= {"pidfile": pidfile} if pidfile else {}
+        actuator |= {"control": control} if control else {}
+        workers = facts.children(master.pid)
+        sights, better = _requests(told, facts)
+        name = asked.pool or _name(master, told)
+        missing, wrong = [], stale(facts, master, told.get("pid", "-p"), asked)
+        if not pidfile and not control:
+            what = "; ".join(filter(None, ("neither a pidfile nor a control socket", wrong)))
+            missing.append(Advice(what=what, add=f"gunicorn --pid /run/{name}/gunicorn.pid"))
+        elif not pidfile:
+            better.append(
+                Advice(
+                    what=wrong or "no pidfile, so CPU and memory of the pool are not seen",
+                    add=f"gunicorn --pid /run/{name}/gunicorn.pid",
+                )
+            )
+        return [
+            Found(
+                kind="gunicorn",
+                pid=master.pid,
+                name=name,
+                knob="workers",
+                actuator=actuator,
+                level=len(workers),
+                sights=(*sights, *trees(pidfile, master), HOST),
+                latency=True,
+                errors=True,
+                worker_bytes=mean_rss(workers),
+                missing=tuple(missing),
+                better=tuple(better),
+                rights=() if control else signalling(facts, master),
+            )
+        ]
+
+
+class _Told:
+    """gunicorn's settings: command line, else GUNICORN_CMD_ARGS, else plain lines of its file."""
+
+    def __init__(self, master: Process, facts: Facts) -> None:
+        self._lines = (master.words, _split(master.environ.get("GUNICORN_CMD_ARGS", "")))
+        self._file: dict[str, str] = {}
+        named = self.get("config", "-c").removeprefix("file:") or "gunicorn.conf.py"
+        text = facts.files.read(master.resolved(named)) if master.cwd or named[0] == "/" else None
+        self._file = _plain(text or "")
+
+    def get(self, name: str, *short: str) -> str:
+        """A setting by its long flag; empty when it is not told."""
+        for words in self._lines:
+            if found := option(words, f"--{name}", *short):
+                return found
+        attribute = {"pid": "pidfile", "access-logformat": "access_log_format"}.get(name)
+        return self._file.get(attribute or name.replace("-", "_"), "")
+
+    def has(self, flag: str) -> bool:
+        """Whether a flag without a value is given."""
+        return any(f"--{flag}" in words for words in self._lines) or (
+            self._file.get(flag.replace("-", "_")) == "True"
+        )
+
+
+def _plain(text: str) -> dict[str, str]:
+    """The assignments of literals in a configuration file; it is read, never executed."""
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError):
+        return {}
+    return {
+        target.id: str(node.value.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        for target in node.targets
+        if isinstance(target, ast.Name) and node.value.value is not None
+    }
+
+
+def _split(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError:
+        return ()
+
+
+def _is_gunicorn(process: Process) -> bool:
+    """`/usr/bin/gunicorn`, `python -m gunicorn`, or the title that setproctitle gives."""
+    return any(Path(w).name == "gunicorn" or w.startswith(_TITLE) for w in process.words[:3])
+
+
+def _control(master: Process, told: _Told) -> str:
+    """The control socket (25.1 and later has one unless told not to), only where it really is."""
+    if told.has("no-control-socket"):
+        return ""
+    named = master.resolved(told.get("control-socket"))
+    defaults = [named] if named else [p for p in master.unix if Path(p).name == "gunicorn.ctl"]
+    return next((path for path in defaults if path in master.unix), "")
+
+
+def _requests(told: _Told, facts: Facts) -> tuple[list[Sight], list[Advice]]:
+    """The sensor of requests, and what gunicorn lacks for it."""
+    to = told.get("log-syslog-to").removeprefix("udp://")
+    if to and told.get("access-logformat") == ACCESS_LOG_FORMAT and _is_local(to):
+        log: Options = {"kind": "access_log", "listen": to}
+        return [Sight(options=log, why="each request: time, status, and the wait before it")], []
+    statsd = told.get("statsd-host")
+    if _is_local(statsd) and not _taken(statsd, facts):
+        found: Options = {"kind": "statsd", "listen": statsd, "preset": "gunicorn"}
+        prefix = told.get("statsd-prefix")
+        found |= {"prefix": prefix} if prefix else {}
+        advice = Advice(
+            what="latency is composed of service time and queue; the access log would measure it",
+            add=f"gunicorn {shlex.join(gunicorn_flags(facts.free_udp()))}",
+        )
+        return [Sight(options=found, why="requests, as gunicorn's --statsd-host tells")], [advice]
+    listen = facts.free_udp()
+    log = {"kind": "access_log", "listen": listen}
+    what = "gunicorn tells nobody of its requests, so nothing can be learned yet"
+    if statsd:
+        what = f"--statsd-host {statsd} leads to somebody else, so requests are not seen yet"
+    advice = Advice(what=what, add=f"gunicorn {shlex.join(gunicorn_flags(listen))}")
+    return [Sight(options=log, why="each request, once gunicorn has the flags below")], [advice]
+
+
+def _is_local(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    return host in ("127.0.0.1", "localhost") and port.isdigit()
+
+
+def _taken(address: str, facts: Facts) -> bool:
+    return int(address.rpartition(":")[2]) in facts.udp_ports
+
+
+def _name(master: Process, told: _Told) -> str:
+    """As `--name`, else as the application's module is called."""
+    title = next((w for w in master.words if w.startswith(_TITLE)), "")
+    app = title.partition("[")[2].rstrip("]") or master.words[-1]
+    return told.get("name", "-n") or app.partition(":")[0].partition(".")[0]

@@ -1,0 +1,112 @@
+"""`poolwright init` before a real gunicorn: what it writes, `check --probe` finds right."""
+
+import json
+import os
+import signal
+
+import pytest
+from gunicorn_service import GunicornService
+from initialised import free_udp, init, poolwright
+
+from poolwright.sensors.access_log import gunicorn_flags
+
+pytestmark = pytest.mark.e2e
+
+
+def written(folder):
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def test_writes_what_check_finds_right_once(tmp_path):
+    listen = free_udp()
+    with GunicornService(tmp_path, workers=3, flags=gunicorn_flags(listen)) as service:
+        before = service.children()
+        out = tmp_path / "etc"
+        done = init(service.pid, out)
+        assert done.returncode == 0, done.stderr + done.stdout
+        assert written(out) == ["policies.d/sleeping-app.yaml", "poolwright.yaml"]
+        policy = (out / "policies.d/sleeping-app.yaml").read_text()
+        assert "mode: recommend" in policy
+        assert "workers: {min: 2, max: " in policy
+        assert "memory: 3 now + (85% of " in policy
+        config = (out / "poolwright.yaml").read_text()
+        assert f"pidfile: {service.pidfile}" in config
+        assert f"control: {service.control}" in config
+        assert f'listen: "{listen}"' in config
+
+        probed = poolwright("check", "--probe", out / "poolwright.yaml")
+        assert probed.returncode == 0, probed.stdout + probed.stderr
+        assert "workers=3" in probed.stdout.replace("'", "").replace(": 3", "=3")
+        assert probed.stderr == ""
+
+        stamps = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+        again = init(service.pid, out)
+        assert again.returncode == 2
+        assert f"{out}/poolwright.yaml exist; nothing was written" in again.stderr
+        assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == stamps
+        assert service.children() == before
+
+
+def test_a_gunicorn_that_tells_nothing_gets_the_lines_to_add(tmp_path):
+    with GunicornService(tmp_path, pidfile=False) as service:
+        out = tmp_path / "etc"
+        done = init(service.pid, out, "--pool", "web")
+        assert done.returncode == 0, done.stderr + done.stdout
+        assert "--pid /run/web/gunicorn.pid" in done.stdout
+        assert "--log-syslog --log-syslog-to udp://127.0.0.1:" in done.stdout
+        assert poolwright("check", "--probe", out / "poolwright.yaml").returncode == 0
+
+
+def test_neither_pidfile_nor_control_socket(tmp_path):
+    with GunicornService(tmp_path, pidfile=False, control=False) as service:
+        done = init(service.pid, tmp_path / "etc")
+        assert done.returncode == 3
+        assert "gunicorn --pid /run/sleeping_app/gunicorn.pid" in done.stdout
+        assert not (tmp_path / "etc").exists()
+
+        pidfile = tmp_path / "own.pid"
+        pidfile.write_text("1\n")
+        done = init(service.pid, tmp_path / "etc", "--pidfile", str(pidfile))
+        assert done.returncode == 3
+        assert f"{pidfile} does not name process {service.pid}" in done.stdout
+        pidfile.write_text(f"{service.pid}\n")
+        done = init(service.pid, tmp_path / "etc", "--pidfile", str(pidfile))
+        assert done.returncode == 0, done.stderr + done.stdout
+
+
+def test_the_wrong_process_is_one_message(tmp_path):
+    done = init(os.getpid(), tmp_path / "etc")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"process {os.getpid()} (")
+    assert done.stderr.count("\n") == 1
+    with GunicornService(tmp_path) as service:
+        done = init(service.children()[0], tmp_path / "etc")
+        assert f"which its parent {service.pid} may be" in done.stderr
+        service.signal(signal.SIGTERM)
+        service.process.wait()
+        done = init(service.pid, tmp_path / "etc")
+        assert done.stderr == f"process {service.pid} is not running\n"
+    assert not (tmp_path / "etc").exists()
+
+
+def test_json_says_all_and_writes_nothing_without_yes(tmp_path):
+    with GunicornService(tmp_path) as service:
+        out = tmp_path / "etc"
+        done = poolwright("init", "--pid", service.pid, "--out", out, "--json")
+        assert done.returncode == 2
+        told = json.loads(done.stdout)
+        assert [f["kind"] for f in told["found"]] == ["gunicorn"]
+        assert told["found"][0]["level"] == 2
+        assert "poolwright.yaml" in told["files"]
+        assert not out.exists()
+
+
+def test_what_does_not_work_here_is_not_written(tmp_path):
+    with GunicornService(tmp_path) as service:
+        out = tmp_path / "etc"
+        out.write_text("a file where the folder should be")
+        done = init(service.pid, out)
+        assert done.returncode == 3
+        assert done.stderr.count("\n") == 1
+        assert str(out) in done.stderr

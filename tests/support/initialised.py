@@ -1,0 +1,29 @@
+"""`poolwright init` and others as a person calls them, in a process of its own."""
+
+import socket
+import subprocess
+import sys
+
+
+def poolwright(*words):
+    """One command; stdin is no terminal."""
+    return subprocess.run(
+        [sys.executable, "-m", "poolwright", *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        timeout=120,
+    )
+
+
+def init(pid, out, *words):
+    """`poolwright init --yes` for the master `pid`."""
+    return poolwright("init", "--pid", pid, "--out", out, "--yes", *words)
+
+
+def free_udp():
+    """An address of loopback where nobody receives datagrams just now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
