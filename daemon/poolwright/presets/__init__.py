@@ -10,7 +10,13 @@ import importlib
 from poolwright.presets.found import Preset
 
 PRESETS: dict[str, str] = {
+    "celery": "poolwright.presets.celery:CeleryPreset",
     "gunicorn": "poolwright.presets.gunicorn:GunicornPreset",
+    "haproxy": "poolwright.presets.haproxy:HaproxyPreset",
+    "pgbouncer": "poolwright.presets.pgbouncer:PgBouncerPreset",
+    "php_fpm": "poolwright.presets.php_fpm:PhpFpmPreset",
+    "uvicorn": "poolwright.presets.uvicorn:UvicornPreset",
+    "uwsgi": "poolwright.presets.uwsgi:UwsgiPreset",
 }
 
 

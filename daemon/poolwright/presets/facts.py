@@ -55,6 +55,10 @@ class Files:
         """The paths that a pattern with wildcards stands for, in order."""
         return sorted(glob.glob(pattern))  # noqa: PTH207  the pattern is absolute, and not ours
 
+    def writable(self, path: str) -> bool:
+        """Whether this user may write it."""
+        return os.access(path, os.W_OK)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:

@@ -84,19 +84,26 @@ class Preset(Protocol):
 HOST = Sight(options={"kind": "host"}, why="CPU and memory of the host, and their limits")
 
 
+def options(words: Iterable[str], *names: str) -> list[str]:
+    """The values of all of these options on a command line, in order."""
+    found, taken = [], False
+    for word in words:
+        name, equals, told = word.partition("=")
+        if taken:
+            found.append(word)
+            taken = False
+        elif word in names:
+            taken = True
+        elif name in names and equals:
+            found.append(told)
+        elif any(_glued(word, short) for short in names):
+            found.append(word[2:])
+    return found
+
+
 def option(words: Iterable[str], *names: str) -> str:
     """The value of the last of these options on a command line; empty when there is none."""
-    found, taken = "", ""
-    for word in words:
-        if taken:
-            found, taken = word, ""
-            continue
-        name, equals, told = word.partition("=")
-        if word in names:
-            taken = word
-        elif (name in names and equals) or any(_glued(word, short) for short in names):
-            found = told if name in names else word[2:]
-    return found
+    return next(reversed(options(words, *names)), "")
 
 
 def _glued(word: str, name: str) -> bool:
@@ -159,3 +166,23 @@ def signalling(facts: Facts, master: Process) -> tuple[Advice, ...]:
             add="AmbientCapabilities=CAP_KILL in poolwright's unit, as the shipped one has",
         ),
     )
+
+
+def reaching(path: str, facts: Facts, master: Process) -> tuple[Advice, ...]:
+    """What is needed to open a socket or FIFO of this master, which its mode decides."""
+    if master.user == facts.user:
+        return ()
+    return (
+        Advice(
+            what=f"poolwright's user must be able to write {path}, a file of {master.user}",
+            add=f"SupplementaryGroups= with a group that may (mode 0660), or User={master.user}",
+        ),
+    )
+
+
+def nginx_log(asked: Asked) -> list[Sight]:
+    """Nginx's log in front of the service, if one was named."""
+    if not asked.access_log:
+        return []
+    log: Options = {"kind": "access_log", "file": asked.access_log, "format": "nginx"}
+    return [Sight(options=log, why="each request, as nginx in front of it writes it down")]

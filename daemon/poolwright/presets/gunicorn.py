@@ -15,6 +15,7 @@ from poolwright.presets.found import (
     mean_rss,
     option,
     pidfile_of,
+    reaching,
     signalling,
     stale,
     trees,
@@ -67,7 +68,7 @@ class GunicornPreset:
                 worker_bytes=mean_rss(workers),
                 missing=tuple(missing),
                 better=tuple(better),
-                rights=() if control else signalling(facts, master),
+                rights=signalling(facts, master) if pidfile else reaching(control, facts, master),
             )
         ]
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from poolwright.presets.bounds import bounds
 from poolwright.presets.facts import Facts
-from poolwright.presets.found import Found, Options
+from poolwright.presets.found import Advice, Found, Options
 
 # Plain in a YAML flow, and text whoever reads it: no number, no date, no true or null.
-_PLAIN = re.compile(r"/[\w./@-]+|[a-z][a-z_]*[a-z]")
+_PLAIN = re.compile(r"/[\w./@-]+|[a-z]+(?:[._-][a-z]+)*")
 _WORDS_OF_YAML = frozenset(("true", "false", "null", "yes", "no", "on", "off"))
 _WIDTH = 96
 
@@ -60,17 +60,14 @@ def _pool(found: Found) -> Iterator[str]:
     yield from _comments("to see more: ", found.better, indent=6)
 
 
-def _comments(what: str, advice: Iterable[object], indent: int) -> Iterator[str]:
+def _comments(kind: str, advice: Iterable[Advice], indent: int) -> Iterator[str]:
+    """What is lacking, and below it the line to add, whole: it is copied from here."""
+    margin = f"{' ' * indent}# "
     for item in advice:
-        # Long words stay whole: what is to be added is copied from here.
-        yield from textwrap.wrap(
-            f"{what}{item}",
-            _WIDTH,
-            initial_indent=f"{' ' * indent}# ",
-            subsequent_indent=f"{' ' * indent}#   ",
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
+        text = f"{kind}{item.what}{':' if item.add else ''}"
+        yield from textwrap.wrap(text, _WIDTH, initial_indent=margin, subsequent_indent=margin)
+        if item.add:
+            yield f"{margin}  {item.add}"
 
 
 def _wishes(found: Found) -> Iterator[str]:

@@ -17,7 +17,7 @@ def refuse_existing(paths: list[Path]) -> None:
 
 
 def put_in_place(staged: Mapping[Path, Path]) -> None:
-    """Give each staged file (key) its final name, durably; all, or none when one fails.
+    """Give each staged file (key) its final name, in this order; all, or none when one fails.
 
     A hard link never replaces: whoever made the name in the meantime keeps it. Raises PolicyError
     when one exists, PlantFault when one cannot be written.
@@ -25,15 +25,24 @@ def put_in_place(staged: Mapping[Path, Path]) -> None:
     made: list[Path] = []
     try:
         for source, target in staged.items():
+            _make_folder(target.parent)
             with source.open("rb") as file:
                 os.fsync(file.fileno())
-            target.parent.mkdir(parents=True, exist_ok=True)
             target.hardlink_to(source)
             made.append(target)
-    except OSError as error:
+    except (OSError, PlantFault) as error:
         for path in made:
             with contextlib.suppress(OSError):
                 path.unlink()
         if isinstance(error, FileExistsError):
             raise PolicyError(f"{target} exists; nothing was written") from error
-        raise PlantFault(f"{target}: {error.strerror}; nothing was written") from error
+        what = f"{target}: {error.strerror}" if isinstance(error, OSError) else error
+        raise PlantFault(f"{what}; nothing was written") from error
+
+
+def _make_folder(path: Path) -> None:
+    """As `mkdir -p`. Raises PlantFault, also where a file is in the way."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise PlantFault(f"{path}: is no folder") from error

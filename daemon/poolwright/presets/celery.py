@@ -1,0 +1,100 @@
+"""Celery workers: moved and seen through their broker."""
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from poolwright.presets.facts import Facts, Process
+from poolwright.presets.found import (
+    HOST,
+    Advice,
+    Asked,
+    Found,
+    Options,
+    Sight,
+    mean_rss,
+    option,
+    pidfile_of,
+    trees,
+)
+
+_TITLE = "[celeryd: "  # setproctitle's: [celeryd: web@host:MainProcess]
+
+
+class CeleryPreset:
+    """Main processes of Celery workers."""
+
+    def find(self, facts: Facts) -> list[Process]:
+        """The processes called celery that are workers, and whose parent is not one."""
+        return facts.masters(_is_worker)
+
+    def describe(self, master: Process, facts: Facts, asked: Asked) -> list[Found]:
+        """One pool: the processes of the worker."""
+        words = master.words
+        node = _node(master, facts)
+        broker, secret = asked.broker or option(words, "-b", "--broker"), asked.password_file
+        missing = []
+        if not broker:
+            what = "the broker is not told on the command line"
+            missing.append(Advice(what=what, add="poolwright init --broker redis://HOST:6379/0"))
+        elif urlsplit(broker).password is not None:
+            broker = _without_password(broker)
+            if not secret:
+                what = "the broker has a password, which belongs in a file"
+                missing.append(Advice(what=what, add="poolwright init --password-file FILE"))
+        if option(words, "--autoscale"):
+            what = "Celery's own autoscaler moves this worker"
+            missing.append(Advice(what=what, add="celery worker -c N, without --autoscale"))
+        events = bool({"-E", "--task-events"} & set(words))
+        at: Options = {"broker": broker, "node": node}
+        at |= {"password_file": secret} if secret else {}
+        seen: Options = {"kind": "celery", **at, **({"events": True} if events else {})}
+        count, workers = option(words, "-c", "--concurrency"), facts.children(master.pid)
+        pidfile = pidfile_of(facts, master, option(words, "--pidfile"), asked)
+        trees_ = [t for t in trees(pidfile, master) if t.options["kind"] == "process_tree"]
+        what = "without events Celery tells no times and no failures"
+        return [
+            Found(
+                kind="celery",
+                pid=master.pid,
+                name=asked.pool or node.partition("@")[0],
+                knob="workers",
+                actuator={"kind": "celery", **at},
+                level=int(count) if count.isdigit() else len(workers),
+                sights=(
+                    Sight(options=seen, why="tasks and their queue, as the worker tells them"),
+                    *trees_,
+                    HOST,
+                ),
+                latency=events,
+                errors=events,
+                worker_bytes=mean_rss(workers),
+                settle="5s",
+                missing=tuple(missing),
+                better=() if events else (Advice(what=what, add="celery worker -E"),),
+            )
+        ]
+
+
+def _is_worker(process: Process) -> bool:
+    words = process.words
+    if words[:1] and words[0].startswith(_TITLE):
+        return True
+    return "worker" in words and any(Path(word).name == "celery" for word in words[:3])
+
+
+def _node(master: Process, facts: Facts) -> str:
+    """The worker's name as Celery makes it: %h is the host, %n what stands before it."""
+    if master.words[0].startswith(_TITLE):
+        return master.words[0].removeprefix(_TITLE).partition(":")[0]
+    told = option(master.words, "-n", "--hostname") or "celery@%h"
+    short, _, domain = facts.hostname.partition(".")
+    for sign, meant in (("%h", facts.hostname), ("%n", short), ("%d", domain)):
+        told = told.replace(sign, meant)
+    return told if "@" in told else f"{told}@{facts.hostname}"
+
+
+def _without_password(broker: str) -> str:
+    parts = urlsplit(broker)
+    host = parts.netloc.rpartition("@")[2]
+    user = f"{parts.username}@" if parts.username else ""
+    return parts._replace(netloc=f"{user}{host}").geturl()
