@@ -3,6 +3,10 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 from gunicorn_service import GunicornService
@@ -110,3 +114,39 @@ def test_what_does_not_work_here_is_not_written(tmp_path):
         assert done.returncode == 3
         assert done.stderr.count("\n") == 1
         assert str(out) in done.stderr
+
+
+_AS_NOBODY = """
+import contextlib, io, os, sys
+from poolwright.cli.main import main
+pid, first, out = sys.argv[1:]
+words = ["init", "--pid", pid, "--yes", "--out"]
+with contextlib.redirect_stdout(io.StringIO()):
+    main([*words, first])  # all is imported: the interpreter's own files may not be nobody's
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+sys.exit(main([*words, out]) or main(["check", "--probe", f"{first}/poolwright.yaml"]))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_user_who_may_not_signal_is_told_what_would_allow_it():
+    with tempfile.TemporaryDirectory(prefix="pw-init-", dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        out = Path(folder) / "etc"
+        out.mkdir()
+        os.chown(out, 65534, 65534)
+        with GunicornService(folder) as service:
+            done = subprocess.run(
+                [sys.executable, "-c", _AS_NOBODY, str(service.pid), f"{folder}/first", out],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=120,
+            )
+            print(done.stdout, done.stderr)
+            assert done.returncode == 0
+            assert "this user (nobody) may not signal processes of root" in done.stdout
+            mine, roots = out / "poolwright.yaml", Path(folder) / "first/poolwright.yaml"
+            assert "CAP_KILL" in mine.read_text()
+            assert "listen_queue" not in mine.read_text()
+            assert f'listen: ["127.0.0.1:{service.port}"]' in roots.read_text()

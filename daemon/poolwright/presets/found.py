@@ -116,8 +116,12 @@ def mean_rss(processes: list[Process]) -> int:
     return sum(p.rss_bytes for p in processes) // len(processes) if processes else 0
 
 
-def trees(pidfile: str, master: Process) -> list[Sight]:
-    """The sensors of processes and of the accept queue, where they can be told where to look."""
+def trees(pidfile: str, master: Process, *own: str) -> list[Sight]:
+    """The sensors of processes and of the accept queue, where they can be told where to look.
+
+    The queue by its addresses, not by a pidfile: the daemon runs as another user than the service,
+    who may not look into its descriptors. `own` are addresses that are not for clients.
+    """
     of: Options = {"pidfile": pidfile} if pidfile else {}
     if not of and master.cgroup:
         of = {"cgroup": master.cgroup}
@@ -125,16 +129,12 @@ def trees(pidfile: str, master: Process) -> list[Sight]:
     if of:
         tree: Options = {"kind": "process_tree", **of}
         found.append(Sight(options=tree, why="CPU and memory of the pool"))
-    listening = {"pidfile": pidfile} if pidfile else queues(master)
+    bound = (*master.listening, *(f"unix:{path}" for path in master.unix))
+    listening = [at for at in bound if at.removeprefix("unix:") not in own]
     if listening:
-        queue: Options = {"kind": "listen_queue", **listening}
+        queue: Options = {"kind": "listen_queue", "listen": listening}
         found.append(Sight(options=queue, why="connections that no worker has accepted yet"))
     return found
-
-
-def queues(master: Process) -> Options:
-    """Where a master listens for clients."""
-    return {"listen": list(master.listening)} if master.listening else {}
 
 
 def pidfile_of(facts: Facts, master: Process, told: str, asked: Asked) -> str:

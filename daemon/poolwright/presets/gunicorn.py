@@ -54,6 +54,9 @@ class GunicornPreset:
                     add=f"gunicorn --pid /run/{name}/gunicorn.pid",
                 )
             )
+        if not master.listening and not master.unix and master.user != facts.user:
+            what = f"this user ({facts.user}) cannot see where gunicorn listens, for its queue"
+            better.append(Advice(what=what, add="run `poolwright init` as root"))
         return [
             Found(
                 kind="gunicorn",
@@ -62,7 +65,7 @@ class GunicornPreset:
                 knob="workers",
                 actuator=actuator,
                 level=len(workers),
-                sights=(*sights, *trees(pidfile, master), HOST),
+                sights=(*sights, *trees(pidfile, master, control), HOST),
                 latency=True,
                 errors=True,
                 worker_bytes=mean_rss(workers),

@@ -60,7 +60,7 @@ class UwsgiPreset:
                 knob="workers",
                 actuator={"kind": "uwsgi", "fifo": fifo, "stats": stats},
                 level=len(workers),
-                sights=(*sights, *trees(pidfile, master), HOST),
+                sights=(*sights, *trees(pidfile, master, stats), HOST),
                 latency=any(sight.options["kind"] == "access_log" for sight in sights),
                 errors=any(sight.options["kind"] == "access_log" for sight in sights),
                 worker_bytes=mean_rss(workers),
