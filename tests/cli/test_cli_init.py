@@ -307,8 +307,36 @@ def test_the_person_is_asked_which(capsys):
     assert "  2  gunicorn api (process 11, workers 4)" in capsys.readouterr().out
 
 
+def services(seen, **asked):
+    words = {name.replace("-", "_"): "" for name, _, _ in init._OPERATORS_WORD} | asked
+    return init._services(seen, SimpleNamespace(kind=None, pid=None, **words))
+
+
 def test_one_name_is_for_one_service():
     seen = facts(process(10, "gunicorn a:b"), process(20, "gunicorn c:d"))
-    words = {name.replace("-", "_"): "" for name, _, _ in init._OPERATORS_WORD} | {"pool": "web"}
-    with pytest.raises(PolicyError, match=r"name it by --pid \(10, 20\)"):
-        init._services(seen, SimpleNamespace(kind=None, pid=None, **words))
+    for flag in ("pool", "pidfile"):
+        with pytest.raises(PolicyError, match=rf"--{flag} .* name it by --pid \(10, 20\)"):
+            services(seen, **{flag: "web"})
+
+
+def test_a_name_chooses_among_the_pools_of_one_server():
+    text = "backend app\nserver s 127.0.0.1:1 maxconn 3\nbackend b\nserver s 127.0.0.1:1\n"
+    files = Recorded(**{"/h": text})
+    (found,) = services(facts(process(10, "haproxy -f /h"), files=files), pool="app")
+    assert found.actuator["backend"] == "app"
+
+
+def test_each_service_reports_to_a_port_of_its_own():
+    seen = facts(process(10, "gunicorn a:b"), process(20, "gunicorn c:d"))
+    told = [found.sights[0].options["listen"] for found in services(seen)]
+    assert told == ["127.0.0.1:8126", "127.0.0.1:8127"]
+
+
+def test_a_command_line_cannot_write_into_the_files_or_onto_the_terminal(capsys):
+    evil = "x\n  - {name: evil}\x1b[2J"
+    words = ("gunicorn", "--statsd-host", f"127.0.0.1:1{evil}", "--name", evil, "-p", evil, "a:b")
+    found = services(facts(process(10, words, unix=(f"/{evil}/gunicorn.ctl",))))
+    init._tell(found)
+    text = config_text(found, "policies.d") + policy_text(found[0], facts())
+    assert "\x1b" not in text + capsys.readouterr().out
+    assert not [line for line in text.splitlines() if line.strip().startswith("- {name")]

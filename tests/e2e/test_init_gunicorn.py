@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -150,3 +151,24 @@ def test_a_user_who_may_not_signal_is_told_what_would_allow_it():
             assert "CAP_KILL" in mine.read_text()
             assert "listen_queue" not in mine.read_text()
             assert f'listen: ["127.0.0.1:{service.port}"]' in roots.read_text()
+
+
+def test_at_a_terminal_it_asks(tmp_path):
+    out = tmp_path / "etc"
+    with GunicornService(tmp_path) as service:
+        words = [sys.executable, "-m", "poolwright", "init", "--pid", str(service.pid)]
+        for answer, status in ((b"n\n", 2), (b"\n", 0)):
+            ours, theirs = pty.openpty()
+            with os.fdopen(ours, "wb", buffering=0) as terminal, os.fdopen(theirs) as inner:
+                terminal.write(answer)
+                done = subprocess.run(
+                    [*words, "--out", out],
+                    stdin=inner,
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                    timeout=120,
+                )
+            assert "Write a configuration for gunicorn sleeping-app" in done.stdout
+            assert done.returncode == status, done.stderr
+            assert out.exists() == (status == 0)

@@ -24,7 +24,7 @@ from poolwright.cli import check
 from poolwright.core.errors import PlantFault, PolicyError
 from poolwright.presets import PRESETS, load
 from poolwright.presets.facts import Facts, Process, gather
-from poolwright.presets.found import Asked, Found
+from poolwright.presets.found import Asked, Found, printable
 from poolwright.presets.render import config_text, policy_text
 from poolwright.presets.write import put_in_place, refuse_existing
 
@@ -73,6 +73,9 @@ def run(args: argparse.Namespace) -> int:
     asking = sys.stdin.isatty() and not args.yes and not args.json
     if chosen and asking:
         chosen = _asked(chosen, _ask)
+        if not chosen:
+            _say("nothing was written")
+            return _NOT_MINDED
     files = _files(chosen, facts) if chosen else {}
     if args.json:
         shown = [asdict(found) | {"movable": not found.missing} for found in services]
@@ -110,15 +113,36 @@ def _services(facts: Facts, args: argparse.Namespace) -> list[Found]:
     services: list[Found] = []
     for kind in [args.kind] if args.kind else PRESETS:
         preset = load(kind)
-        masters = [m for m in preset.find(facts) if args.pid in (None, m.pid)]
-        for master in masters:
-            services += preset.describe(master, facts, asked)
+        for master in preset.find(facts):
+            if args.pid in (None, master.pid):
+                found = preset.describe(master, facts, asked)
+                facts = replace(facts, udp_ports=facts.udp_ports.union(*map(_ports, found)))
+                services += found
     if not services:
         raise PolicyError(_nobody(facts, args))
-    if len(services) > 1 and (args.pool or args.pidfile):
-        pids = ", ".join(str(pid) for pid in dict.fromkeys(found.pid for found in services))
-        raise PolicyError(f"--pool and --pidfile are for one service: name it by --pid ({pids})")
+    if args.pool and len(services) > 1:  # the pool of a php-fpm, the backend of a HAProxy
+        services = _of_name(services, asked.pool)
+    if len(services) > 1 and args.pidfile:
+        raise PolicyError(f"--pidfile is for one service: name it by --pid ({_pids(services)})")
     return _named(services)
+
+
+def _of_name(services: list[Found], name: str) -> list[Found]:
+    """The one that its server itself calls so. Raises PolicyError."""
+    named = [found for found in services if found.own_name == name]
+    if len(named) != 1:
+        raise PolicyError(f"--pool is for one service: name it by --pid ({_pids(services)})")
+    return named
+
+
+def _pids(services: list[Found]) -> str:
+    return ", ".join(str(pid) for pid in dict.fromkeys(found.pid for found in services))
+
+
+def _ports(found: Found) -> set[int]:
+    """The UDP ports that its sensors will receive at, which are nobody else's any more."""
+    listening = [s.options.get("listen") for s in found.sights if s.options["kind"] == "access_log"]
+    return {int(at.rpartition(":")[2]) for at in listening if isinstance(at, str)}
 
 
 def _word(args: argparse.Namespace, name: str) -> str:
@@ -135,7 +159,7 @@ def _nobody(facts: Facts, args: argparse.Namespace) -> str:
         return f"process {args.pid} is not running"
     if process.ppid in facts.processes and args.kind is None:
         kinds += f", which its parent {process.ppid} may be"
-    what = " ".join(process.words)[:60] or "a process without a command line"
+    what = printable(" ".join(process.words))[:60] or "a process without a command line"
     return f"process {args.pid} ({what}) is no master of {kinds}"
 
 
@@ -165,7 +189,7 @@ def _tell(services: Sequence[Found]) -> None:
             ("to see more", found.better),
         ):
             for item in advice:
-                print(f"  {what}: {item}")
+                print(f"  {what}: {printable(str(item))}")
 
 
 def _ask(question: str) -> str:

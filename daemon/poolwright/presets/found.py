@@ -61,6 +61,7 @@ class Found:
     missing: tuple[Advice, ...] = ()  # without it nothing can be moved or seen
     better: tuple[Advice, ...] = ()  # with it more would be seen
     rights: tuple[Advice, ...] = ()  # that poolwright's user needs
+    own_name: str = ""  # as the server calls it, where it has several
 
     @property
     def title(self) -> str:
@@ -79,6 +80,11 @@ class Preset(Protocol):
     def describe(self, master: Process, facts: Facts, asked: Asked) -> list[Found]:
         """The pools of one master. Raises PolicyError when what was asked contradicts it."""
         ...
+
+
+def printable(text: str) -> str:
+    """A text of one line: command lines are anybody's, and end up on terminals and in comments."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 HOST = Sight(options={"kind": "host"}, why="CPU and memory of the host, and their limits")

@@ -97,6 +97,7 @@ def _found(master: Process, facts: Facts, asked: Asked, socket: str, backend: _B
         kind="haproxy",
         pid=master.pid,
         name=asked.pool or backend.name,
+        own_name=backend.name,
         knob="maxconn",
         actuator={**own, "servers": list(backend.servers)},
         level=level,

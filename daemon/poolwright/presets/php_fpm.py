@@ -77,6 +77,7 @@ class _Pool:
             kind="php_fpm",
             pid=master.pid,
             name=asked.pool or self._section,
+            own_name=self._section,
             knob="workers",
             actuator={
                 "kind": "php_fpm",

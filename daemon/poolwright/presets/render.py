@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from poolwright.presets.bounds import bounds
 from poolwright.presets.facts import Facts
-from poolwright.presets.found import Advice, Found, Options
+from poolwright.presets.found import Advice, Found, Options, printable
 
 # Plain in a YAML flow, and text whoever reads it: no number, no date, no true or null.
 _PLAIN = re.compile(r"/[\w./@-]+|[a-z]+(?:[._-][a-z]+)*")
@@ -64,10 +64,10 @@ def _comments(kind: str, advice: Iterable[Advice], indent: int) -> Iterator[str]
     """What is lacking, and below it the line to add, whole: it is copied from here."""
     margin = f"{' ' * indent}# "
     for item in advice:
-        text = f"{kind}{item.what}{':' if item.add else ''}"
+        text = printable(f"{kind}{item.what}{':' if item.add else ''}")
         yield from textwrap.wrap(text, _WIDTH, initial_indent=margin, subsequent_indent=margin)
         if item.add:
-            yield f"{margin}  {item.add}"
+            yield f"{margin}  {printable(item.add)}"
 
 
 def _wishes(found: Found) -> Iterator[str]:
