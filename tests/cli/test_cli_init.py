@@ -314,9 +314,17 @@ def services(seen, **asked):
 
 def test_one_name_is_for_one_service():
     seen = facts(process(10, "gunicorn a:b"), process(20, "gunicorn c:d"))
-    for flag in ("pool", "pidfile"):
-        with pytest.raises(PolicyError, match=rf"--{flag} .* name it by --pid \(10, 20\)"):
-            services(seen, **{flag: "web"})
+    with pytest.raises(PolicyError, match=r"--pool is .* name it by --pid \(10, 20\)"):
+        services(seen, pool="web")
+
+
+def test_a_pidfile_says_which_service_is_meant():
+    masters = process(10, "gunicorn a:b"), process(20, "gunicorn c:d")
+    seen = facts(*masters, files=Recorded(**{"/run/c.pid": "20\n", "/run/d.pid": "30"}))
+    (found,) = services(seen, pidfile="/run/c.pid")
+    assert (found.pid, found.actuator["pidfile"]) == (20, "/run/c.pid")
+    with pytest.raises(PolicyError, match=r"--pidfile /run/d.pid names no master process of"):
+        services(seen, pidfile="/run/d.pid")
 
 
 def test_a_name_chooses_among_the_pools_of_one_server():

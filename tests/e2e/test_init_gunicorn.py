@@ -72,8 +72,8 @@ def test_neither_pidfile_nor_control_socket(tmp_path):
         pidfile = tmp_path / "own.pid"
         pidfile.write_text("1\n")
         done = init(service.pid, tmp_path / "etc", "--pidfile", str(pidfile))
-        assert done.returncode == 3
-        assert f"{pidfile} does not name process {service.pid}" in done.stdout
+        assert done.returncode == 2
+        assert done.stderr == f"--pidfile {pidfile} does not name process {service.pid}\n"
         pidfile.write_text(f"{service.pid}\n")
         done = init(service.pid, tmp_path / "etc", "--pidfile", str(pidfile))
         assert done.returncode == 0, done.stderr + done.stdout

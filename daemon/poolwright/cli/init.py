@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from poolwright.cli import check
+from poolwright.cli.main import EXIT_PLANT, EXIT_POLICY
 from poolwright.core.errors import PlantFault, PolicyError
 from poolwright.presets import PRESETS, load
 from poolwright.presets.facts import Facts, Process, gather
@@ -30,8 +31,6 @@ from poolwright.presets.write import put_in_place, refuse_existing
 
 _CONFIG = "poolwright.yaml"
 _POLICIES = "policies.d"
-_NOT_PLANT = 3  # as cli.main's EXIT_PLANT: the world does not do what would be needed
-_NOT_MINDED = 2
 _NAME_MOST = 40
 _OPERATORS_WORD = (
     ("pool", "NAME", "what to call the pool"),
@@ -75,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         chosen = _asked(chosen, _ask)
         if not chosen:
             _say("nothing was written")
-            return _NOT_MINDED
+            return EXIT_POLICY
     files = _files(chosen, facts) if chosen else {}
     if args.json:
         shown = [asdict(found) | {"movable": not found.missing} for found in services]
@@ -84,10 +83,10 @@ def run(args: argparse.Namespace) -> int:
         )
     if not chosen:
         _say("nothing was written: of these, none can be moved yet")
-        return _NOT_PLANT
+        return EXIT_PLANT
     if not (args.yes or asking):
         _say("nothing was written: --yes writes it")
-        return _NOT_MINDED
+        return EXIT_POLICY
     with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
         return _write(files, args.out)
 
@@ -114,7 +113,7 @@ def _services(facts: Facts, args: argparse.Namespace) -> list[Found]:
     for kind in [args.kind] if args.kind else PRESETS:
         preset = load(kind)
         for master in preset.find(facts):
-            if args.pid in (None, master.pid):
+            if _is_meant(master.pid, args.pid, asked.pidfile, facts):
                 found = preset.describe(master, facts, asked)
                 facts = replace(facts, udp_ports=facts.udp_ports.union(*map(_ports, found)))
                 services += found
@@ -122,9 +121,14 @@ def _services(facts: Facts, args: argparse.Namespace) -> list[Found]:
         raise PolicyError(_nobody(facts, args))
     if args.pool and len(services) > 1:  # the pool of a php-fpm, the backend of a HAProxy
         services = _of_name(services, asked.pool)
-    if len(services) > 1 and args.pidfile:
-        raise PolicyError(f"--pidfile is for one service: name it by --pid ({_pids(services)})")
     return _named(services)
+
+
+def _is_meant(pid: int, wanted: int | None, pidfile: str, facts: Facts) -> bool:
+    """Whether a master is the one that --pid, or else --pidfile, names; without both any is."""
+    if wanted is None and pidfile:
+        return facts.names(pidfile, pid)
+    return wanted in (None, pid)
 
 
 def _of_name(services: list[Found], name: str) -> list[Found]:
@@ -152,6 +156,8 @@ def _word(args: argparse.Namespace, name: str) -> str:
 
 def _nobody(facts: Facts, args: argparse.Namespace) -> str:
     kinds = args.kind or f"{', '.join(sorted(PRESETS))}"
+    if args.pid is None and args.pidfile:
+        return f"--pidfile {args.pidfile} names no master process of {kinds}"
     if args.pid is None:
         return f"no master process of {kinds} is seen here"
     process = facts.processes.get(args.pid)
@@ -226,25 +232,36 @@ def _write(files: dict[Path, str], out: Path) -> int:
     """Write the files beside where they belong, try them there, and put them in place."""
     finals = [out / path for path in files]
     refuse_existing(finals)
+    is_new = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".poolwright-init-", dir=out) as folder:
-            staged = {Path(folder) / path: out / path for path in files}
-            for path, text in zip(staged, files.values(), strict=True):
-                path.parent.mkdir(exist_ok=True)
-                path.write_text(text)
-                path.chmod(0o666 & ~_umask())
-            trial = argparse.Namespace(paths=[Path(folder) / _CONFIG], probe=True, effective=False)
-            if check.run(trial):
-                _say("nothing was written: what it would say does not work here, see above")
-                return _NOT_PLANT
-            put_in_place(staged)
+            written = _tried(files, Path(folder), out)
     except OSError as error:
         raise PlantFault(f"{error.filename or out}: {error.strerror}") from error
+    if not written:
+        if is_new:
+            out.rmdir()
+        _say("nothing was written: what it would say does not work here, see above")
+        return EXIT_PLANT
     for path in finals:
         print(f"wrote {path}")
     print(f"next: poolwright run --config {finals[-1]}")
     return 0
+
+
+def _tried(files: dict[Path, str], folder: Path, out: Path) -> bool:
+    """Whether the files work here as they are written to `folder`; then they are in `out` too."""
+    staged = {folder / path: out / path for path in files}
+    for path, text in zip(staged, files.values(), strict=True):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o666 & ~_umask())
+    trial = argparse.Namespace(paths=[folder / _CONFIG], probe=True, effective=False)
+    if check.run(trial):
+        return False
+    put_in_place(staged)
+    return True
 
 
 def _umask() -> int:

@@ -13,8 +13,8 @@ from poolwright.core.errors import PlantFault
 from poolwright.sensors.host import Host
 
 _FILE_MOST = 1 << 20  # bytes; a longer file is no configuration
-# Of a process's environment only these are looked at: the rest may hold what is nobody's business.
-_VARIABLES = ("GUNICORN_CMD_ARGS", "HOME", "XDG_RUNTIME_DIR")
+# Of a process's environment only this is kept: the rest may hold what is nobody's business.
+_VARIABLES = ("GUNICORN_CMD_ARGS",)
 _CAP_KILL = 5  # include/uapi/linux/capability.h
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from poolwright.core.errors import PolicyError
 from poolwright.presets.facts import Facts, Process
 
 Options = dict[str, object]  # of an adapter, `kind` first: text, numbers, lists of text
@@ -144,22 +145,16 @@ def trees(pidfile: str, master: Process, *own: str) -> list[Sight]:
 
 
 def pidfile_of(facts: Facts, master: Process, told: str, asked: Asked) -> str:
-    """The pidfile that is told and names this master; what was asked for goes first. May be empty.
+    """The pidfile that was asked for, else the one that is told if it names this master, else "".
 
-    A name that leads to another process is none: a stale file would move a stranger.
+    A stale file would move a stranger. Raises PolicyError when the one asked for is of another.
     """
-    for path in (asked.pidfile, master.resolved(told)):
-        if path and facts.names(path, master.pid):
-            return path
-    return ""
-
-
-def stale(facts: Facts, master: Process, told: str, asked: Asked) -> str:
-    """What to say of a pidfile that does not name the master; empty when there is nothing wrong."""
-    path = asked.pidfile or master.resolved(told)
-    if not path or facts.names(path, master.pid):
-        return ""
-    return f"{path} does not name process {master.pid}"
+    if asked.pidfile:
+        if not facts.names(asked.pidfile, master.pid):
+            raise PolicyError(f"--pidfile {asked.pidfile} does not name process {master.pid}")
+        return asked.pidfile
+    path = master.resolved(told)
+    return path if path and facts.names(path, master.pid) else ""
 
 
 def signalling(facts: Facts, master: Process) -> tuple[Advice, ...]:

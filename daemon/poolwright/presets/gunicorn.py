@@ -17,7 +17,6 @@ from poolwright.presets.found import (
     pidfile_of,
     reaching,
     signalling,
-    stale,
     trees,
 )
 from poolwright.sensors.access_log import ACCESS_LOG_FORMAT, gunicorn_flags
@@ -43,7 +42,8 @@ class GunicornPreset:
         workers = facts.children(master.pid)
         sights, better = _requests(told, facts)
         name = asked.pool or _name(master, told)
-        missing, wrong = [], stale(facts, master, told.get("pid", "-p"), asked)
+        noted, missing = master.resolved(told.get("pid", "-p")), []
+        wrong = f"{noted} does not name process {master.pid}" if noted else ""
         if not pidfile and not control:
             what = "; ".join(filter(None, ("neither a pidfile nor a control socket", wrong)))
             missing.append(Advice(what=what, add=f"gunicorn --pid /run/{name}/gunicorn.pid"))

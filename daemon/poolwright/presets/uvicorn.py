@@ -13,7 +13,6 @@ from poolwright.presets.found import (
     option,
     pidfile_of,
     signalling,
-    stale,
     trees,
 )
 
@@ -32,7 +31,7 @@ class UvicornPreset:
         name = asked.pool or app.partition(":")[0].partition(".")[0]
         missing = []
         if not pidfile:
-            what = stale(facts, master, "", asked) or "uvicorn writes no pidfile: let its unit"
+            what = "uvicorn writes no pidfile: let its unit"
             line = f"ExecStartPost=/bin/sh -c 'echo $MAINPID > /run/{name}/uvicorn.pid'"
             missing.append(Advice(what=what, add=f"{line}, then poolwright init --pidfile FILE"))
         if not asked.access_log:
