@@ -231,6 +231,8 @@ def test_celery_names_and_brokers():
     assert found.actuator["broker"] == "redis://me@r:6379/1"
     assert found.actuator["node"] == "celery@db1.example.org"
     assert "s3cret" not in repr(found)
+    asked = only("celery", facts(told), broker="redis://r/1?password=s3cret")
+    assert asked.actuator["broker"] == "redis://r/1"
     assert "--password-file FILE" in said(found.missing)
     assert "without --autoscale" in said(found.missing)
 
@@ -325,6 +327,12 @@ def test_a_pidfile_says_which_service_is_meant():
     assert (found.pid, found.actuator["pidfile"]) == (20, "/run/c.pid")
     with pytest.raises(PolicyError, match=r"--pidfile /run/d.pid names no master process of"):
         services(seen, pidfile="/run/d.pid")
+
+
+def test_one_log_is_of_one_service():
+    seen = facts(process(10, "uvicorn a:b --workers 2"), process(20, "uvicorn c:d --workers 2"))
+    with pytest.raises(PolicyError, match=r"--access-log is .* by --pid \(10, 20\)"):
+        services(seen, access_log="/var/log/nginx/a.log")
 
 
 def test_a_name_chooses_among_the_pools_of_one_server():

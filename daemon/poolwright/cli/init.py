@@ -121,6 +121,9 @@ def _services(facts: Facts, args: argparse.Namespace) -> list[Found]:
         raise PolicyError(_nobody(facts, args))
     if args.pool and len(services) > 1:  # the pool of a php-fpm, the backend of a HAProxy
         services = _of_name(services, asked.pool)
+    if len(services) > 1 and asked.access_log:
+        which = f"name it by --pid ({_pids(services)}), or by --pool ({_own(services)})"
+        raise PolicyError(f"--access-log is the log of one service: {which}")
     return _named(services)
 
 
@@ -141,6 +144,10 @@ def _of_name(services: list[Found], name: str) -> list[Found]:
 
 def _pids(services: list[Found]) -> str:
     return ", ".join(str(pid) for pid in dict.fromkeys(found.pid for found in services))
+
+
+def _own(services: list[Found]) -> str:
+    return ", ".join(found.own_name for found in services if found.own_name) or "none here"
 
 
 def _ports(found: Found) -> set[int]:

@@ -36,7 +36,7 @@ class CeleryPreset:
         if not broker:
             what = "the broker is not told on the command line"
             missing.append(Advice(what=what, add="poolwright init --broker redis://HOST:6379/0"))
-        elif urlsplit(broker).password is not None:
+        elif _without_password(broker) != broker:
             broker = _without_password(broker)
             if not secret:
                 what = "the broker has a password, which belongs in a file"
@@ -94,7 +94,9 @@ def _node(master: Process, facts: Facts) -> str:
 
 
 def _without_password(broker: str) -> str:
+    """The same address without a password, wherever it stands; the same text if there is none."""
     parts = urlsplit(broker)
-    host = parts.netloc.rpartition("@")[2]
+    if parts.password is None and "password=" not in parts.query:
+        return broker
     user = f"{parts.username}@" if parts.username else ""
-    return parts._replace(netloc=f"{user}{host}").geturl()
+    return parts._replace(netloc=f"{user}{parts.netloc.rpartition('@')[2]}", query="").geturl()

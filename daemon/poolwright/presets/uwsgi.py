@@ -124,7 +124,7 @@ def _requests(told: _Told, facts: Facts, asked: Asked) -> tuple[list[Sight], lis
         log: Options = {"kind": "access_log", "listen": to}
         return [Sight(options=log, why="each request: time, status, and the wait before it")], []
     flag, to, option_name, form = access_log_flags(facts.free_udp())
-    what = "uWSGI tells no latency (its avg_rt is a mean), so none can be promised"
+    what = "uWSGI tells no latency (its avg_rt is a mean); Debian's needs --plugin logsocket first"
     return [], [Advice(what=what, add=f"{flag} {to} {option_name} '{form}'")]
 
 
