@@ -46,7 +46,7 @@ test: .venv/.ready servers check
 	@.venv/bin/poolwright swarm --seeds $(TEST_SEEDS)
 	@echo "== tests with real servers on loopback"
 	@rm -rf out/servers
-	@$(PY) -m pytest -q -m e2e
+	@$(PY) -m pytest -q -n 4 --dist loadfile -m e2e   # they wait more than they work
 	@$(PY) tests/support/server_table.py --check
 
 check: .venv/.ready

@@ -170,7 +170,7 @@ async def test_workers_that_crash_one_after_another_are_no_reload(uvicorn_servic
         os.kill(victim, signal.SIGKILL)
         until(
             lambda gone=victim: len(now := service.children()) == 2 and gone not in now,
-            5.0,
+            20.0,
             "respawned",
         )
         seen = await until_read(made, lambda seen: seen.setting == first.setting)
