@@ -5,7 +5,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -45,10 +47,16 @@ def named(processes, words):
 
 
 @pytest.fixture
-def demo(tmp_path):
+def short_path():
+    """A folder whose name leaves room for a socket in it: 107 bytes are all there is."""
+    with tempfile.TemporaryDirectory(prefix="pw", dir="/tmp") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def demo(short_path):
     """A demo whose load is under way; (process, its descendants, its temporary folder)."""
-    scratch = tmp_path / "tmp"
-    scratch.mkdir()
+    scratch = short_path
     process = subprocess.Popen(
         [sys.executable, "-m", "poolwright", "demo", "--seconds", "60"],
         stdout=subprocess.PIPE,
