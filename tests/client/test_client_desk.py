@@ -26,6 +26,8 @@ from poolwright.client.desk import share
 from poolwright.client.reach import Denied, Reach
 from poolwright.core.errors import PlantFault
 
+pytestmark = pytest.mark.e2e
+
 _OURS = str(Path(poolwright.__file__).parents[1])
 
 

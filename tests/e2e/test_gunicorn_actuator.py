@@ -6,12 +6,15 @@ import json
 import os
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import time
 
+import gunicorn
 import pytest
 from gunicorn_service import Load, until
+from server_table import Row, note
 
 from poolwright.actuators.gunicorn import Gunicorn
 from poolwright.core.errors import PlantFault
@@ -351,3 +354,45 @@ async def test_a_dirty_arbiter_is_not_a_worker(gunicorn_service, tmp_path):
         assert (await made.apply(setting(workers=1), 1)).status is ActuationStatus.APPLIED
         assert len(service.children()) == 2
         assert (await made.apply(setting(workers=2), 2)).status is ActuationStatus.APPLIED
+
+
+async def test_gunicorn_reload_crash_and_another_hand_as_the_table_says(gunicorn_service):
+    """The row of docs/servers.md: each of its words is asserted here first."""
+    service = gunicorn_service(workers=2)
+    made = actuator(service)
+    first = await made.read()
+    times = []
+    for goal in (3, 5, 4, 2, 3):
+        moved = await made.apply(setting(workers=goal), 1)
+        assert moved.status is ActuationStatus.APPLIED, moved.detail
+        times.append(moved.took_s)
+
+    # Another hand: the level differs, the epoch does not.
+    service.signal(signal.SIGTTIN)
+    seen = await until_read(made, lambda seen: seen.setting == setting(workers=4))
+    assert seen.epoch == first.epoch
+
+    # A crash: replaced before the next look, level and epoch stay.
+    victim = service.children()[0]
+    os.kill(victim, signal.SIGKILL)
+    until(lambda: victim not in (now := service.children()) and len(now) == 4, 5.0, "respawned")
+    seen = await until_read(made, lambda seen: seen.setting == setting(workers=4))
+    assert seen.epoch == first.epoch
+
+    # A reload: the configured count again, in another epoch.
+    service.signal(signal.SIGHUP)
+    seen = await until_read(made, lambda seen: seen.epoch != first.epoch, 10.0)
+    assert seen.setting == setting(workers=2)
+    note(
+        Row(
+            kind="gunicorn",
+            server="gunicorn",
+            version=gunicorn.__version__,
+            reads="the master's workers in /proc, and its control socket where there is one",
+            moves="`worker add`, `worker remove` at the control socket, else SIGTTIN and SIGTTOU",
+            confirmed_s=(min(times), statistics.median(times), max(times)),
+            on_reload="the configured count, told as a new incarnation",
+            on_crash="replaced by gunicorn before the next look, count kept",
+            on_another_hand="the level differs in the same epoch: MANUAL",
+        )
+    )

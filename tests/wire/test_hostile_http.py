@@ -23,6 +23,8 @@ from poolwright.sensors.prometheus import Prometheus
 from poolwright.sensors.prometheus_mapping import PrometheusOptions, Signals, Source
 from poolwright.sensors.promql import Promql
 
+pytestmark = pytest.mark.e2e
+
 WITHIN_S = 0.4
 MOST_BYTES = 256 * 1024
 MOST_GAP_S = 0.12  # of CPU, without a look at anything else
