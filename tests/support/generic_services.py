@@ -7,6 +7,8 @@ import re
 import socket
 import subprocess
 import sys
+import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -120,8 +122,14 @@ class Caddy:
         return f"http://127.0.0.1:{self.admin}{self.PATH}"
 
     def most(self):
-        with urllib.request.urlopen(self.url, timeout=5) as answer:
-            return json.load(answer)["max_conns_per_host"]
+        for _ in range(20):  # while a new configuration comes into force it may hang up
+            with (
+                contextlib.suppress(ConnectionError, urllib.error.URLError),
+                urllib.request.urlopen(self.url, timeout=5) as answer,
+            ):
+                return json.load(answer)["max_conns_per_host"]
+            time.sleep(0.05)
+        raise AssertionError(f"{self.url} does not answer")
 
     def version(self):
         argv = [program("caddy"), "version"]

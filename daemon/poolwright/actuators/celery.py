@@ -14,6 +14,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
+from poolwright.actuators.outcome import Refusal, outcome
 from poolwright.core.errors import PlantFault
 from poolwright.core.model import Actuation, ActuationStatus, Applied, Setting, setting
 from poolwright.core.units import PathText, Seconds
@@ -27,10 +28,6 @@ _ASK_S = 15.0  # patience with the child, which has some with the worker
 _POLL_S = 0.05
 _LINGER_S = 0.3
 _COUNTS = ("prefork", "gevent", "eventlet")  # pools that can be moved
-
-
-class _Refusal(Exception):
-    """What was asked for may not be done."""
 
 
 class Celery:
@@ -80,7 +77,7 @@ class Celery:
         patience_s = _MOVE_S if self._lock.locked() else _READ_S
         try:
             answer = await self._ask(Ask(id=0, do="level", within_s=patience_s), patience_s + 0.1)
-        except _Refusal as refusal:
+        except Refusal as refusal:
             raise PlantFault(f"{self.endpoint}: {refusal}") from refusal
         pool = self._pool(answer)
         news = [answer.news] if answer.news else []
@@ -101,25 +98,15 @@ class Celery:
         `step_timeout`, or when the worker was restarted meanwhile. Refused below one, with Celery's
         own autoscaler on, and where the worker says that it cannot.
         """
-        began = time.perf_counter()
-        status, detail = ActuationStatus.FAILED, ""
+        applied = False
         async with self._lock:
             try:
-                await self._move(wanted[_KNOB])
-                status = ActuationStatus.APPLIED
-            except _Refusal as refusal:
-                status, detail = ActuationStatus.REFUSED, f"{self.endpoint}: {refusal}"
-            except PlantFault as fault:
-                detail = f"{self.endpoint}: {fault}"
+                made = await outcome(self.endpoint, decision_tick, self._move(wanted[_KNOB]))
+                applied = made.status is ActuationStatus.APPLIED
             finally:
-                if status is not ActuationStatus.APPLIED:  # also when cancelled
+                if not applied:  # also when cancelled
                     self._expected = None
-        return Actuation(
-            decision_tick=decision_tick,
-            status=status,
-            took_s=time.perf_counter() - began,
-            detail=detail,
-        )
+        return made
 
     async def close(self) -> None:
         """Let go of the child, which leaves the worker taking tasks; moves nothing."""
@@ -130,12 +117,12 @@ class Celery:
     # What is there
 
     async def _ask(self, ask: Ask, within_s: float = _ASK_S) -> Answer:
-        """The answer of the child. Raises PlantFault and _Refusal."""
+        """The answer of the child. Raises PlantFault and Refusal."""
         if self._link is None:
             self._link = Link.to(self._place)
         answer = await self._link.ask(ask, within_s)
         if answer.refused:
-            raise _Refusal(answer.error)
+            raise Refusal(answer.error)
         if answer.error:
             raise PlantFault(answer.error)
         return answer
@@ -166,15 +153,15 @@ class Celery:
 
     async def _move(self, goal: int) -> None:
         if goal < 1:
-            raise _Refusal(f"{goal} workers: a worker without a pool lets its tasks hang")
+            raise Refusal(f"{goal} workers: a worker without a pool lets its tasks hang")
         pool = await self._look()
         if pool.autoscaled:
-            raise _Refusal(
+            raise Refusal(
                 "Celery's own autoscaler is on and would move it back: start the worker without "
                 "--autoscale"
             )
         if pool.kind not in _COUNTS:
-            raise _Refusal(f"a {pool.kind} pool cannot be moved: only {', '.join(_COUNTS)}")
+            raise Refusal(f"a {pool.kind} pool cannot be moved: only {', '.join(_COUNTS)}")
         epoch = self._epoch(pool)
         while self._owes(pool):  # or they would come on top of what is asked for now
             pool = await self._look(epoch)

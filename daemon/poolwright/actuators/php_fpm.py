@@ -27,14 +27,14 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from poolwright.actuators.absolute import Refusal
 from poolwright.actuators.gunicorn_proc import Pidfile, Proc, read_pidfile
+from poolwright.actuators.outcome import Refusal, outcome
 from poolwright.actuators.php_fpm_pool import Pool, has_grace, parse_pool
 from poolwright.actuators.replace_file import Held, read_file, replaced
 from poolwright.actuators.run import Program
 from poolwright.actuators.signalled import Signalled
 from poolwright.core.errors import PlantFault
-from poolwright.core.model import Actuation, ActuationStatus, Applied, Setting, setting
+from poolwright.core.model import Actuation, Applied, Setting, setting
 from poolwright.core.units import PathText, Seconds
 
 _KNOB = "workers"
@@ -129,22 +129,8 @@ class PhpFpm:
         Failed when that takes longer than `reload_timeout`. Refused, with all as it was, when it is
         not allowed, would lose requests, or is not what `php-fpm -t` accepts.
         """
-        began = time.perf_counter()
-        status, detail = ActuationStatus.FAILED, ""
         async with self._lock:
-            try:
-                await self._move(wanted[_KNOB])
-                status = ActuationStatus.APPLIED
-            except Refusal as refusal:
-                status, detail = ActuationStatus.REFUSED, f"{self.endpoint}: {refusal}"
-            except PlantFault as fault:
-                detail = f"{self.endpoint}: {fault}"
-        return Actuation(
-            decision_tick=decision_tick,
-            status=status,
-            took_s=time.perf_counter() - began,
-            detail=detail,
-        )
+            return await outcome(self.endpoint, decision_tick, self._move(wanted[_KNOB]))
 
     async def close(self) -> None:
         """Nothing is kept open."""
