@@ -46,7 +46,9 @@ test: .venv/.ready servers check
 	@.venv/bin/poolwright swarm --seeds $(TEST_SEEDS)
 	@echo "== tests with real servers on loopback"
 	@rm -rf out/servers
-	@$(PY) -m pytest -q -n 4 --dist loadfile -m e2e   # they wait more than they work
+# They wait more than they work, so four at a time; a busy machine may be late, so a failure is tried
+# again, twice at most, and named.
+	@$(PY) -m pytest -q -n 4 --dist loadfile -m e2e --reruns 2 -rRfE
 	@$(PY) tests/support/server_table.py --check
 
 check: .venv/.ready

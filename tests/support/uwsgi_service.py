@@ -58,7 +58,11 @@ class UwsgiService(ServiceProcess):
 
     def answers(self):
         """Whether it serves with all its workers, and tells so."""
-        slots = [slot for slot in self.stats_told()["workers"] if slot["status"] != "cheap"]
+        try:
+            told = self.stats_told()["workers"]
+        except (ConnectionError, FileNotFoundError, ValueError):
+            return False  # the stats server is being made anew
+        slots = [slot for slot in told if slot["status"] != "cheap"]
         ready = slots and all(slot["pid"] and slot["accepting"] for slot in slots)
         return ready and http_get(self.port, "/")[0] > 0
 
