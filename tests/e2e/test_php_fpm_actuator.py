@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from gunicorn_service import Load, _die_with_parent, until
@@ -268,6 +269,36 @@ async def test_cancelled_before_the_signal_the_old_file_is_back(php, tmp_path):
     assert service.config.read_text() == text
     assert leftovers(service) == []
     assert (await made.read()).detail == ""
+
+
+async def test_cancelled_after_the_signal_the_next_move_waits_for_that_reload(php):
+    """The master is stopped, so that its reload is under way for as long as we like."""
+    service = php(workers=2, nginx=False)
+    made = actuator(service)
+    master = int(service.pidfile.read_text())
+    os.kill(master, signal.SIGSTOP)
+    try:
+        move = asyncio.create_task(made.apply(setting(workers=4), 1))
+        pending = f"/proc/{master}/status"
+        await asyncio.to_thread(until, lambda: usr2_waits(pending), 10.0, "signalled")
+        await asyncio.sleep(0.1)
+        move.cancel()
+        await asyncio.wait([move])
+        second = asyncio.create_task(made.apply(setting(workers=3), 2))
+        await asyncio.sleep(0.3)
+        assert not second.done(), second.result()
+    finally:
+        os.kill(master, signal.SIGCONT)
+    outcome = await second
+    assert outcome.status is ActuationStatus.APPLIED, outcome.detail
+    assert await level(made) == len(service.workers()) == 3
+
+
+def usr2_waits(status):
+    """Whether a process has a SIGUSR2 that it has not taken yet."""
+    lines = (line.split() for line in Path(status).read_text().splitlines())
+    waiting = next(int(words[1], 16) for words in lines if words[0] == "ShdPnd:")
+    return bool(waiting >> (signal.SIGUSR2 - 1) & 1)
 
 
 async def test_edits_of_others_that_a_reload_would_put_in_force_are_left_to_them(php):

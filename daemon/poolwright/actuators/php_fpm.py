@@ -226,6 +226,9 @@ class PhpFpm:
         if goal < 1:
             raise Refusal(f"{goal} workers: a service keeps at least one")
         scene = self._recovered(await self._until_there())
+        if scene.loaded != scene.held.text == self._written:
+            await self._until_reloaded(scene)  # of a move that was broken off once it had signalled
+            scene = await self._until_there()
         pool = self._in_force(scene)
         if pool.size != goal:
             self._check(scene)
