@@ -17,6 +17,7 @@ from poolwright.core.sample import Sample
 # The caution costs at most half a worker at the ceiling: every growth is forecast anew from what is
 # really used by then.
 _WARM = 1.5
+_SAME = 0.95  # times what is in use: no less, but for noise
 _LEAST_CONNECTIONS = 1.0  # of a worker that has work: what is not open in a lull will be
 
 
@@ -56,7 +57,8 @@ def room_allows(
     trade = any(wanted[name] < level for name, level in applied.levels)
     known = all(level > 0 for _, level in applied.levels)  # else there is no mean per worker
     for stock in _stocks(sample, policy, room_bytes, room_cores):
-        if stock.kind is ClampKind.MEMORY and several and _fits(sample, held_bytes, stock.room):
+        believed = trade or (several and not _outgrown(sample, held_bytes))
+        if stock.kind is ClampKind.MEMORY and believed and _fits(sample, held_bytes, stock.room):
             continue
         if known and stock.own is not None and stock.room is not None:
             allowed = _share_out(stock, policy, applied, allowed, clamps)
@@ -66,6 +68,15 @@ def room_allows(
         for name, level in applied.levels:
             allowed = allowed.replace(name, max(level, allowed[name]))
     return allowed, tuple(clamps)
+
+
+def _outgrown(sample: Sample, held_bytes: float | None) -> bool:
+    """Whether more than what a larger setting took is in use already: it has grown since, or leaks,
+    and what was measured then says nothing of now.
+    """
+    if held_bytes is None or not sample.memory_bytes:
+        return True
+    return held_bytes < _SAME * sample.memory_bytes
 
 
 def _fits(sample: Sample, held_bytes: float | None, room: float | None) -> bool:
