@@ -1,12 +1,14 @@
 """The whole daemon on a real HAProxy: it sees the queue, and lets more connections through."""
 
 import asyncio
+import contextlib
 import functools
+import json
 import sys
 
 import psutil
 import pytest
-from gunicorn_service import Load, until
+from gunicorn_service import Load, http_get, until
 from haproxy_service import HaproxyService
 from started import Started, answers, free_port
 
@@ -50,20 +52,32 @@ LOG = (
 )
 
 
-@pytest.mark.parametrize("way", ["socket", "agent"])
-async def test_a_queue_in_haproxy_makes_the_daemon_let_more_through(tmp_path, way):
+SHORT = {  # of a policy for minutes one for seconds, in which too few requests end to tell 1 %
+    "error_ratio: {below: 1%}": "error_ratio: {below: 10%}",
+    "max: 32": "max: 16",
+    "settle: 1s": "settle: 300ms",
+    "window: 4s, warmup: 2": "window: 1s, warmup: 2, patience: 2, epsilon: 5%, "
+    "probes_per_hour: 3600, budget: 100%",
+}
+
+
+@contextlib.asynccontextmanager
+async def tuned(tmp_path, way="socket", short=None, **service):
+    """HAProxy and a daemon beside it, with SHORT in its policy: both, and what tells its phase."""
     http, log, agent = free_port(), free_port(), f"127.0.0.1:{free_port()}"
     with HaproxyService(
         tmp_path / "haproxy",
         agent=agent if way == "agent" else None,
         frontend=LOG.format(port=log),
-    ) as service:
+        **service,
+    ) as haproxy:
         (tmp_path / "policies.d").mkdir()
-        (tmp_path / "policies.d" / "mine.yaml").write_text(POLICY)
-        (tmp_path / "app.pid").write_text(str(service.app.pid))
-        page = f'url: "{service.url}"'
+        policy = functools.reduce(lambda text, pair: text.replace(*pair), short or (), POLICY)
+        (tmp_path / "policies.d" / "mine.yaml").write_text(policy)
+        (tmp_path / "app.pid").write_text(str(haproxy.app.pid))
+        page = f'url: "{haproxy.url}"'
         ways = {
-            "socket": (f"socket: {service.admin}", f"socket: {service.user}"),
+            "socket": (f"socket: {haproxy.admin}", f"socket: {haproxy.user}"),
             "agent": (f'agent: "{agent}", {page}', page),
         }
         mine, sight = ways[way]
@@ -72,14 +86,37 @@ async def test_a_queue_in_haproxy_makes_the_daemon_let_more_through(tmp_path, wa
         argv = [sys.executable, "-m", "poolwright", "run", "--config", str(config)]
         daemon = Started(argv, tmp_path, lambda: answers(http))
         await asyncio.to_thread(daemon.start)
+
+        def phase():
+            status, body = http_get(http, "/api/v1/status")
+            return json.loads(body)["pools"][0]["decision"]["phase"] if status == 200 else None
+
         try:
-            await grows(service, daemon)
+            yield haproxy, daemon, phase
         finally:
             await asyncio.to_thread(daemon.stop)
         assert daemon.process.returncode == 0, daemon.log.read_text()
-        assert service.limit() > 2  # exit: keep
-        with JournalReader(tmp_path / "journal.db") as journal:
-            assert journal.runs()
+        assert haproxy.limit() > 2  # exit: keep
+
+
+@pytest.mark.parametrize("way", ["socket", "agent"])
+async def test_a_queue_in_haproxy_makes_the_daemon_let_more_through(tmp_path, way):
+    async with tuned(tmp_path, way) as (service, daemon, _):
+        await grows(service, daemon)
+    with JournalReader(tmp_path / "journal.db") as journal:
+        assert journal.runs()
+
+
+async def test_from_far_too_few_connections_it_converges_on_enough_of_them(tmp_path):
+    async with (
+        tuned(tmp_path, short=SHORT.items(), maxconn=1) as (service, daemon, phase),
+        Load(service.port, "/sleep?s=0.05", clients=8) as load,
+    ):
+        done = (lambda: phase() == "converged", 60.0, "the daemon has converged")
+        await asyncio.to_thread(until, *done)
+        assert service.limit() >= 7, daemon.log.read_text()
+    assert not load.failed, load.outcomes
+    assert load.outcomes["ok"] > 100
 
 
 async def grows(service, daemon):
