@@ -15,7 +15,7 @@ SEEDS ?= 1000
 FIRST ?= 0
 TEST_SEEDS ?= 200
 
-.PHONY: demo test check swarm bench bench-search bench-boat bench-tracking docs clean servers
+.PHONY: demo test check swarm bench bench-search bench-boat bench-tracking bench-converge docs clean servers
 
 .venv/.ready: pyproject.toml
 	@echo "== setting up .venv with poolwright and its tools (about a minute)"
@@ -67,7 +67,7 @@ docs: .venv/.ready
 
 bench: .venv/.ready bench-search
 	@$(PY) bench/overhead.py
-	@$(PY) bench/oracle.py --runs 10
+	@$(PY) bench/converge/run.py --servers gunicorn --bad 5 --runs 10
 	@$(PY) bench/autoscale.py
 	@$(PY) bench/ingest.py
 
@@ -94,6 +94,11 @@ bench-boat: .venv-bench/.ready
 TRACKING ?=
 bench-tracking: .venv/.ready
 	@nice -n 5 $(PY) bench/tracking.py $(TRACKING)
+
+# CONVERGE=pgbouncer,haproxy makes a part of it.
+CONVERGE ?= all
+bench-converge: .venv/.ready servers
+	@$(PY) bench/converge/run.py --servers $(CONVERGE) --write
 
 clean:
 	rm -rf .venv .venv-bench out .ruff_cache .mypy_cache .import_linter_cache

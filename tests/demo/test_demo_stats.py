@@ -1,4 +1,4 @@
-"""What the demo and the oracle make of the seconds that they saw, and how it is shown."""
+"""What demo and convergence bench make of the seconds that they saw, and how it is shown."""
 
 import io
 import math

@@ -212,7 +212,7 @@ class Watch:
         self.ticks[tick.index] = Seen(
             mono_ns=tick.mono_ns,
             phase=decision.phase,
-            workers=tick.applied.setting["workers"] if tick.applied else None,
+            workers=tick.applied.setting.levels[0][1] if tick.applied else None,
             moved=decision.moves,
             latency=pool.sample.latency,
         )

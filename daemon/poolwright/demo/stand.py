@@ -1,8 +1,8 @@
 """The test stand: the demo service under load, and poolwright's own sensors looking at it.
 
-The demo puts a daemon beside it; the oracle bench does without. Everything that is started here
-is ended here, by its process id: on leaving the stand, on a signal (run.py), and, should this
-process be killed outright, by the kernel (PR_SET_PDEATHSIG, prctl(2)).
+The demo puts a daemon beside it; the convergence bench also does without. Everything that is
+started here is ended here, by its process id: on leaving the stand, on a signal (run.py), and,
+should this process be killed outright, by the kernel (PR_SET_PDEATHSIG, prctl(2)).
 """
 
 import asyncio
@@ -154,6 +154,7 @@ class Stand:
         self.port = free_port()
         self.syslog = f"127.0.0.1:{free_port(socket.SOCK_DGRAM)}"
         self.children: list[Child] = []
+        self.final: Report | None = None  # of the whole load, once it has ended
         self._sensors: tuple[Sensor, ...] = ()
         self._load: Child | None = None
 
@@ -210,6 +211,7 @@ class Stand:
                 raise PlantFault(load.obituary())
             report = msgspec.json.decode(line, type=Report)
             if report.final:
+                self.final = report
                 return
             for child in self.children:
                 if child is not load:

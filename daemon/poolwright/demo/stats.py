@@ -1,4 +1,4 @@
-"""What the demo and the oracle bench make of what they saw: one code, so that they can be compared.
+"""What demo and convergence bench make of what they saw: one code, so that they can be compared.
 
 Latency, throughput and errors are the load generator's, that is the clients'. CPU, memory and
 power are read by poolwright's own sensors in this process, independently of the daemon.
