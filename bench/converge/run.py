@@ -187,9 +187,9 @@ async def of(server: Server, args) -> list[table.Row]:
     rows = []
     for began in args.bad or server.bad:
         for number in range(args.runs):
-            folder = Path(tempfile.mkdtemp(prefix=f"pw-{server.name[:3]}{began}-", dir="/tmp"))
             seed = 1000 + args.seed + number  # not the sweep's
-            run = await converge(server, began, seed, args.seconds, folder)
+            journal = _OUT / f"{server.name}-{began}-{seed}.db"
+            run = await converge(server, began, seed, args.seconds, journal)
             rows.append(row_of(server, points, run, policy))
     return rows
 

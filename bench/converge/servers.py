@@ -188,7 +188,7 @@ _LOG = (
     "log 127.0.0.1:{port} format raw local0\n"
     "  http-request set-var(txn.t) date(0,us)\n"
     '  log-format "<14>gunicorn.h.access: [%pid] poolwright %ST '
-    '%[date(0,us),sub(txn.t)] %[var(txn.t)]"'
+    '%Tr%[str(000)] %[var(txn.t)]"'
 )
 
 

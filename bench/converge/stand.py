@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -177,21 +178,24 @@ def lost(report: Report) -> int:
 async def measure(server, level, seed, settle, span) -> tuple[list[Second], int]:
     """`span` seconds of a fresh server at `level`, after `settle`; and how many were lost."""
     rig = Rig(workers=level, rps=server.rps, seconds=settle + span, seed=seed)
-    with tempfile.TemporaryDirectory(prefix="pw-c-", dir="/tmp") as name:
+    with tempfile.TemporaryDirectory(prefix="pw-c-", dir="/tmp") as name:  # short: for sockets
         async with Plant(server, Path(name), rig) as plant:
             seconds = await plant.load()
             return seconds[settle : settle + span], lost(plant.final)
 
 
-async def converge(server, level, seed, span, folder: Path) -> Run:
-    """A run of `span` seconds that begins at `level`; its journal stays in `folder`."""
+async def converge(server, level, seed, span, journal: Path) -> Run:
+    """A run of `span` seconds that begins at `level`; its journal is kept as `journal`."""
     rig = Rig(workers=level, rps=server.rps, seconds=span, seed=seed)
-    async with Plant(server, folder, rig) as plant, plant.daemon() as watch:
-        seconds = await plant.load()
-        plan = watch.pool.plan
+    with tempfile.TemporaryDirectory(prefix="pw-c-", dir="/tmp") as name:
+        async with Plant(server, Path(name), rig) as plant, plant.daemon() as watch:
+            seconds = await plant.load()
+            plan = watch.pool.plan
+        for part in Path(name).glob("journal.db*"):
+            shutil.copy(part, f"{journal}{part.name.removeprefix('journal.db')}")
     if plan is None:
-        raise PlantFault(f"{server.title} from {level}: no plan in {span} s")
-    return _told(level, seconds[:span], plant.final, dict(plan.references), folder / "journal.db")
+        raise PlantFault(f"{server.title} from {level}: no plan in {span} s; {journal}")
+    return _told(level, seconds[:span], plant.final, dict(plan.references), journal)
 
 
 def _told(began, seconds, final, divided_by, journal) -> Run:

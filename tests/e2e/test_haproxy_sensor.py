@@ -138,7 +138,7 @@ async def test_averages_are_means_without_a_distribution(tmp_path):
 
 async def test_the_log_gives_real_quantiles_to_an_access_log_sensor(tmp_path):
     port = free_port()
-    what = "gunicorn.h.access: [%pid] poolwright %ST %[date(0,us),sub(txn.t)] %[var(txn.t)]"
+    what = "gunicorn.h.access: [%pid] poolwright %ST %Tr%[str(000)] %[var(txn.t)]"
     frontend = "\n  ".join(  # the same as in the sensor's docstring
         (
             f"log 127.0.0.1:{port} format raw local0",
@@ -166,6 +166,9 @@ async def test_the_log_gives_real_quantiles_to_an_access_log_sensor(tmp_path):
     assert latency.sketch.count == load.outcomes["ok"] + 1
     assert 0.3 < latency.sketch.quantile(0.5) < 0.6  # three wait before each
     assert found["errors_rps"].value > 0.0
+    served = found["service_time_s"].sketch  # without the queue, and without the 503
+    assert served.count == load.outcomes["ok"]
+    assert 0.09 < served.quantile(0.5) < 0.25
 
 
 async def test_a_look_costs_little(tmp_path):

@@ -44,7 +44,7 @@ _STEP_NS = 50_000_000
 _TOLERATED_BAD = 0.01
 _ACCESS = re.compile(rb"<\d{1,3}>gunicorn\.[^:]*\.access: ")
 _LINE = re.compile(
-    rb"<\d{1,3}>gunicorn\.[^:]*\.access: \[\d+\] poolwright (\d{3}) (\d{1,15}) ([^\x00\n]*)\x00?$"
+    rb"<\d{1,3}>gunicorn\.[^:]*\.access: \[\d+\] poolwright (\d{3}) (-?\d{1,15}) ([^\x00\n]*)\x00?$"
 )
 _ERROR_LOG = re.compile(rb"<\d{1,3}>gunicorn\.[^:]*\.error: ")
 
@@ -126,7 +126,8 @@ class Lines:
             return
         self.requests += 1
         self.errors += status[:1] == b"5"
-        self.durations.add(service_s)
+        if service_s >= 0.0:  # below zero: no server had it (HAProxy)
+            self.durations.add(service_s)
         if header == b"-":
             return
         began_ns = start_ns(header)

@@ -11,11 +11,12 @@ for that is what `maxconn` limits.
 
 Latency: HAProxy has averages over the last 1024 requests and no distribution. Quantiles cannot be
 made from them, so by default none are given (`averages` gives the means, for people). HAProxy's own
-log can tell each request's latency to an `access_log` sensor:
+log can tell each request's latency to an `access_log` sensor, and its time in the server (%Tr, in
+milliseconds; -1 when none had it):
 
     log 127.0.0.1:8126 format raw local0
     http-request set-var(txn.t) date(0,us)
-    log-format "<14>gunicorn.h.access: [%pid] poolwright %ST %[date(0,us),sub(txn.t)] %[var(txn.t)]"
+    log-format "<14>gunicorn.h.access: [%pid] poolwright %ST %Tr%[str(000)] %[var(txn.t)]"
 """
 
 from collections.abc import Mapping
