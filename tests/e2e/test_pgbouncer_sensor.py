@@ -88,6 +88,27 @@ async def test_it_sees_what_pgbench_counts(pg, sensor):
     assert all(r.sketch is None for r in idle.values())
 
 
+async def test_what_waits_or_runs_is_not_served_yet(pg, sensor):
+    service = pg(default_pool_size=2)
+    made = await sensor(service.address)
+    finished(service.pgbench(clients=2, seconds=1))
+    await read(made)
+    # A transaction each, far longer than the looks: PgBouncer counts the twelve of them at once.
+    bench = service.pgbench(clients=12, seconds=1, sql="select pg_sleep(2)")
+    while (found := await read(made))["queue_length"].value < 10.0:
+        assert found["throughput_rps"].value == 0.0, found
+        assert bench.poll() is None
+        await asyncio.sleep(0.05)
+    assert (await read(made))["throughput_rps"].value == 0.0
+    began, served = time.monotonic(), 0.0
+    while bench.poll() is None:
+        await asyncio.sleep(0.2)
+        now = time.monotonic()
+        served += (await read(made))["throughput_rps"].value * (now - began)
+        began = now
+    assert served == pytest.approx(finished(bench)[0], rel=0.25)
+
+
 async def test_a_restart_is_no_negative_rate(pg, sensor):
     service = pg()
     made = await sensor(service.address)

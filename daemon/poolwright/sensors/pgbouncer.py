@@ -1,6 +1,8 @@
 """What goes through a PgBouncer, and who waits, from its admin console: SHOW STATS, SHOW POOLS.
 
 A user of stats_users is enough. A request is a transaction (in statement pooling a query).
+PgBouncer counts it when its client has asked for it; those that wait or run have not ended yet, and
+are taken off. Else an overload would look as if all of it were served.
 
 PgBouncer knows sums of times, no distribution. Quantiles cannot be made from them, so no time is
 given as a signal: it would stand where a latency is needed, and say nothing of it. The means, and
@@ -55,6 +57,7 @@ class PgBouncerSensor:
         self._console = Console(options, options.timeout)
         self._counters = Counters()
         self._incarnation = ""
+        self._begun = 0  # transactions that waited or ran at the last look
 
     async def start(self) -> None:
         """Open nothing: a dead console shows at the first read."""
@@ -106,17 +109,23 @@ class PgBouncerSensor:
             for row in stats
             if self._is_meant(row)
         }
-        now = _now([row for row in pools if self._is_meant(row)], tell)
-        return self._throughput(self._counters.advance(series, now_ns), tell), *now
+        meant = [row for row in pools if self._is_meant(row)]
+        now = _now(meant, tell)
+        before, self._begun = self._begun, sum(_begun(row) for row in meant)
+        more = self._begun - before
+        return self._throughput(self._counters.advance(series, now_ns), more, tell), *now
 
     def _is_meant(self, row: Row) -> bool:
         return is_real(row) and (not self._databases or row.get("database") in self._databases)
 
-    def _throughput(self, growth: Growth | None, tell: "partial[Reading]") -> Reading:
+    def _throughput(
+        self, growth: Growth | None, more_begun: int, tell: "partial[Reading]"
+    ) -> Reading:
         tell = partial(tell, signal="throughput_rps")
         if growth is None:
             return tell(status=Status.NO_DATA, detail="a difference needs two looks")
-        done, felt_us, waited_us = (sum(s.counts[i] for s in growth.series) for i in range(3))
+        asked, felt_us, waited_us = (sum(s.counts[i] for s in growth.series) for i in range(3))
+        done = max(0.0, asked - more_begun)
         told = []
         if done:
             felt = f"mean: {felt_us / done / 1e3:.3g} ms as its client felt it"
@@ -125,6 +134,15 @@ class PgBouncerSensor:
         return tell(
             value=done / growth.elapsed_s, estimated=growth.restarted, detail="; ".join(told)
         )
+
+
+def _begun(pool: Row) -> int:
+    """Transactions of a pool that wait or run. Raises Malformed.
+
+    In session pooling a client may hold its connection between two, so those that run are unknown.
+    """
+    runs = 0 if pool.get("pool_mode") == "session" else whole(pool, "sv_active")
+    return whole(pool, "cl_waiting") + runs
 
 
 def _now(pools: list[Row], tell: "partial[Reading]") -> tuple[Reading, ...]:
