@@ -1,6 +1,7 @@
 """The table of docs/measurements.md, between its two marks."""
 
 import datetime as dt
+import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,8 @@ def write(made, arguments, cores):
     _, found, tail = rest.partition(END)
     if not found:
         raise SystemExit(f"{_DOC}: {BEGIN} and {END} are not there")
-    command = shlex.join(["bench/converge/run.py", *arguments])
+    command = shlex.join([".venv/bin/python", "bench/converge/run.py", *arguments])
+    load = os.getloadavg()[2]
     when = dt.datetime.now(dt.UTC).date()
-    said = f"`{command}`, {when}, {cores} cores:"
+    said = f"`{command}`, {when}, {cores} cores, load average of the last quarter {load:.1f}:"
     _DOC.write_text(f"{head}{BEGIN}\n{said}\n\n{made}\n{END}{tail}")

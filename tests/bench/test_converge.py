@@ -64,7 +64,9 @@ def test_the_table_says_what_did_not_happen_and_replaces_only_itself(tmp_path, m
     made = table.text([row(), row(held=None, converged_s=None, windows=None, lost=7)])
     table.write(made, ["--servers", "all"], 2)
     text = page.read_text()
-    assert text.startswith(f"before\n{table.BEGIN}\n`bench/converge/run.py --servers all`, ")
+    assert text.startswith(
+        f"before\n{table.BEGIN}\n`.venv/bin/python bench/converge/run.py --servers all`, "
+    )
     assert text.endswith(f"{table.END}\nafter\n")
     assert "old" not in text
     assert "| **-** |" in text
