@@ -253,12 +253,14 @@ def _actuated(actuation: Actuation | None, read_back_s: float | None) -> str:
 
 
 def _compared(story: Story, windows: tuple[Measured, ...], inside: int, compared: int) -> list[str]:
-    """The first window against what the plan had said of it, then how all of them did."""
-    first = windows[0]
-    at = _at(first.load_rps)
-    head = f"the next window at {story.windows[0].setting} closed in tick {first.closed_tick}{at}"
-    unsaid = story.plan is not None and not any(c.inside is not None for c in first.checks)
-    lines = [f"{head}{', a load of which the plan said nothing' * unsaid}:"]
+    """The first window that the plan spoke of against what it had said, then all of them."""
+    spoken = [any(check.inside is not None for check in w.checks) for w in windows]
+    which = spoken.index(True) if any(spoken) else 0
+    first = windows[which]
+    head = "the next window" if which == 0 else f"window {which + 1}, the first to be compared,"
+    head += f" at {story.windows[0].setting} closed in tick {first.closed_tick}"
+    unsaid = story.plan is not None and not any(spoken)
+    lines = [f"{head}{_at(first.load_rps)}{', a load of which the plan said nothing' * unsaid}:"]
     lines += [f"  {_checked(check)}" for check in first.checks]
     if first.breached:
         lines.append("  an objective was breached in it")
