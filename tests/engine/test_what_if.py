@@ -1,5 +1,6 @@
 """What another policy would have done: from what was seen, and estimated where nobody was."""
 
+import sqlite3
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -12,8 +13,10 @@ from poolwright.core.derive import Deriver
 from poolwright.core.errors import PolicyError
 from poolwright.core.model import Action, Decision, Estimate, Phase, Reason, Resume, setting
 from poolwright.core.policy import Mode, Override
+from poolwright.core.sample import Sample
+from poolwright.core.sketch import sketch_of
 from poolwright.engine.other_world import OtherWorld
-from poolwright.engine.otherwise import Typical, outside
+from poolwright.engine.otherwise import Minutes, Typical
 from poolwright.engine.replay import replay
 from poolwright.engine.what_if import Learner, what_if
 from poolwright.journal.query import JournalReader
@@ -57,7 +60,8 @@ def test_the_same_policy_decides_the_same_at_every_tick(lived):
     found = asked(lived, policy())
     assert sum(decision.moves for _, decision in lived[2]) > 2
     assert (found.ticks, found.differing, found.first) == (TICKS, 0, None)
-    assert (found.stretches, found.estimates, found.outside_s) == ((), (), None)
+    assert (found.stretches, found.estimates) == ((), ())
+    assert found.outside_minutes[0] == found.outside_minutes[1]
     assert found.moves == found.moves_otherwise > 2
     assert found.unlike_from is None
 
@@ -117,7 +121,7 @@ def test_without_a_learner_nothing_is_estimated(lived):
 
     found = asked(lived, pinned(7), Learner(plan=none, forecast=none))
     assert found.apart_s > 0.0
-    assert (found.estimates, found.outside_s, found.estimated_s) == ((), None, 0.0)
+    assert (found.estimates, found.estimated_s) == ((), 0.0)
     assert "cost_per_hour" in found.plan_fault
 
 
@@ -127,6 +131,33 @@ def test_a_policy_in_observe_mode_would_have_moved_nothing(lived):
     assert found.moves_otherwise == 0
     assert {stretch.otherwise.setting for stretch in found.stretches} == {setting(workers=4)}
     assert sum(stretch.span_s for stretch in found.stretches) == found.apart_s
+
+
+def test_a_run_whose_first_ticks_are_gone_begins_with_what_was_measured(lived, tmp_path):
+    path = tmp_path / "cut.db"
+    journal = SqliteJournal(path, batch_ticks=10)
+    run = journal_life.keep(journal, lived[2], policy())
+    journal.close()
+    half = TICKS // 2
+    db = sqlite3.connect(path)
+    (seq,) = db.execute("SELECT max(seq) FROM batches WHERE last_tick < ?", (half,)).fetchone()
+    db.execute("DELETE FROM batches WHERE seq <= ?", (seq,))
+    db.execute("UPDATE runs SET kept_seq = ?", (seq + 1,))
+    db.commit()
+    db.close()
+    asked_for = []
+
+    def plan(request):
+        asked_for.append(request)
+        return make_plan(request)
+
+    found = asked((path, run, ()), pinned(3), Learner(plan=plan, forecast=Forecast))
+    assert half - 20 < found.cut_before <= half
+    assert found.ticks == TICKS - found.cut_before
+    assert found.stretches[-1].otherwise.setting == setting(workers=3)
+    assert found.estimates
+    early = [e.observation.closed_tick for e in asked_for[0].evidence]
+    assert min(early) < found.cut_before
 
 
 def test_a_policy_about_other_knobs_is_refused(lived):
@@ -245,14 +276,11 @@ def test_typical_is_a_median_over_time_of_bounded_memory():
     assert len(typical._kept["latency_p99_s"]) <= 4096
 
 
-def test_the_chance_of_a_breach():
-    slos = make.policy().slo
-    response, below = slos[0].response, slos[0].below
-
-    def chance(mean):
-        return outside(((response, Estimate(mean=mean, std=0.1 * below)),), slos[:1])
-
-    assert chance(below) == pytest.approx(0.5)
-    assert chance(0.5 * below) < 1e-6
-    assert chance(2.0 * below) > 1.0 - 1e-6
-    assert outside((), slos) == 0.0
+def test_minutes_outside_the_slo():
+    slo = next(slo for slo in make.policy().slo if slo.response == "latency_p99_s")
+    minutes = Minutes((slo, replace(slo, response="error_ratio")))
+    for i in range(300):
+        slow = i in {70, 71, 250}  # two seconds of the second minute, one of the fifth
+        seen = sketch_of([2.0 * slo.below if slow else 0.5 * slo.below] * 10)
+        minutes.see(Sample(tick=i, dt_s=1.0, latency=seen if i != 130 else None))
+    assert minutes.outside == 2

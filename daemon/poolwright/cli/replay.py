@@ -81,6 +81,9 @@ def _runs(reader: JournalReader, args: argparse.Namespace) -> list[int]:
             raise PlantFault(f"{reader.path}: run {row.id} is of pool {row.pool}, not {args.pool}")
         return [row.id]
     rows = reader.runs(args.pool)
+    there = [row.id for row in rows if row.head_seq > row.kept_seq]
+    if there and args.policy is not None:
+        return there
     whole = [row.id for row in rows if row.kept_seq == 0]
     if not whole:
         raise PlantFault(

@@ -23,6 +23,11 @@ def told_otherwise(found: WhatIf, show: int) -> list[str]:
             f"{found.moves_otherwise} moves instead of {found.moves}"
         ),
     ]
+    if found.cut_before is not None:
+        lines.append(
+            f"  from tick {found.cut_before} on: retention dropped what was before, so both begin "
+            "there, with what had been measured"
+        )
     lines += [
         f"    {action}: {otherwise} instead of {recorded}"
         for action, (recorded, otherwise) in found.actions.items()
@@ -47,21 +52,20 @@ def _apart(found: WhatIf) -> list[str]:
     if not found.stretches:
         return ["  the setting would have been the same all the time: what came of it is recorded"]
     share = found.apart_s / found.span_s if found.span_s else 0.0
+    recorded, otherwise = found.outside_minutes
     lines = [f"  another setting for {_span(found.apart_s)} ({share:.1%} of the time)"]
     if found.untried_s:
         lines[0] += f", {_span(found.untried_s)} of it one that nothing was measured at"
     lines.append("  RECORDED  while the setting was the same: what came of it is what was seen")
     lines.append("  ESTIMATED while it was another: nobody saw it; these are the model's guesses")
+    lines.append(
+        f"    minutes outside a latency SLO of {found.policy}: {otherwise} instead of {recorded}, "
+        "readings scaled by the model"
+    )
     if not found.estimates:
         return [*lines, f"    none: {found.plan_fault or 'nothing had been learned yet'}"]
     lines.append(f"    typical difference (median over {_span(found.estimated_s)}), 90 % interval:")
     lines += [f"      {line}" for line in _differences(found.estimates, _TOLD)]
-    if found.outside_s is not None:
-        one, other = (_span(span_s) for span_s in found.outside_s)
-        lines.append(
-            f"    expected time outside the SLOs of {found.policy} in it: {other}, and {one} at "
-            "the recorded settings"
-        )
     kept = [(name, found.calibration[name]) for name in _TOLD if name in found.calibration]
     if kept:
         told = ", ".join(f"{words.name(name)} {share:.0%}" for name, share in kept)

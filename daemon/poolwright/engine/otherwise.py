@@ -1,6 +1,5 @@
 """What is told of two policies side by side: plain data, and how it is summed up."""
 
-import math
 from collections.abc import Container
 from dataclasses import dataclass, field
 from statistics import median
@@ -8,9 +7,11 @@ from statistics import median
 from poolwright.core.model import Decision, Estimate, Responses, Setting, Tick
 from poolwright.core.policy import Slo
 from poolwright.core.sample import Sample
+from poolwright.core.signals import quantile_of
 from poolwright.core.sketch import SketchBuilder
 from poolwright.journal.query import Gap
 
+_MINUTE_S = 60.0
 _KEPT = 4096  # of a typical value's samples; then every other one goes
 
 
@@ -52,8 +53,8 @@ class WhatIf:
     """The whole of a run.
 
     `estimates`: the differences while apart, medians over time with their standard errors.
-    `outside_s`: how long the surrogate expects the other policy's SLOs to be breached in that time,
-    at the recorded settings and at the other ones; null: nothing to estimate from.
+    `outside_minutes`: those in which a latency SLO of the other policy was breached, as recorded,
+    and in the world as it may have been (estimated while apart).
     """
 
     run: int
@@ -71,11 +72,12 @@ class WhatIf:
     untried_s: float  # of that: at a setting that nothing was measured at
     estimated_s: float  # of that: with an estimate
     estimates: Responses
-    outside_s: tuple[float, float] | None
+    outside_minutes: tuple[int, int]
     calibration: dict[str, float]  # share of what was recorded inside the plans' 90 % intervals
     plans: int  # fitted for the other policy
     plan_fault: str  # why the last one that failed did
     unlike_from: int | None  # this release itself decides otherwise than the journal from here on
+    cut_before: int | None  # the first tick that retention has kept; null: all are there
     stretches: tuple[Stretch, ...]
     gap: Gap | None
 
@@ -163,12 +165,26 @@ def choice(decision: Decision) -> Choice:
     )
 
 
-def outside(expected: Responses, slos: tuple[Slo, ...]) -> float:
-    """The probability that one of the SLOs is breached; responses are taken as independent."""
-    found, inside = dict(expected), 1.0
-    for slo in slos:
-        seen = found.get(slo.response)
-        if seen is not None:
-            away = (slo.below - seen.mean) / max(seen.std, 1e-12)
-            inside *= 0.5 * math.erfc(-away / math.sqrt(2.0))
-    return 1.0 - inside
+class Minutes:
+    """Counts the minutes in which a latency quantile of the SLOs was above its bound."""
+
+    def __init__(self, slos: tuple[Slo, ...]) -> None:
+        """Failed requests are not counted: an SLO of another response is passed over."""
+        self.outside = 0
+        self._bounds = [(q, slo.below) for slo in slos if (q := quantile_of(slo.response))]
+        self._latency = SketchBuilder()
+        self._span_s = 0.0
+
+    def see(self, sample: Sample | None) -> None:
+        """One more tick."""
+        if sample is None:
+            return
+        self._span_s += sample.dt_s
+        if sample.latency is not None:
+            self._latency.merge(sample.latency)
+        if self._span_s < _MINUTE_S:
+            return
+        seen = self._latency.freeze()
+        if seen.count:
+            self.outside += any(seen.quantile(q) > below for q, below in self._bounds)
+        self._latency, self._span_s = SketchBuilder(), 0.0

@@ -27,7 +27,7 @@ from poolwright.core.model import (
 from poolwright.core.policy import Policy
 from poolwright.core.sample import Sample
 from poolwright.engine.other_world import OtherWorld, Pair
-from poolwright.engine.otherwise import Choice, Open, Typical, WhatIf, choice, outside
+from poolwright.engine.otherwise import Choice, Minutes, Open, Typical, WhatIf, choice
 from poolwright.engine.recovery import carried
 from poolwright.engine.replay import first_gap, run_start, steps_before
 from poolwright.journal.query import Gap, JournalReader
@@ -36,6 +36,7 @@ from poolwright.policy.calendar import calendar_at
 
 _SMOOTH = 0.2  # of the newest tick in the load that forecasts are made for
 _REFIT_WINDOWS = 4  # measured since the last fit of the forecasts
+_EVIDENCE_MOST = 48  # windows before the first kept tick
 
 
 class Decider(Protocol):
@@ -82,11 +83,13 @@ def what_if(
     policy: Policy,
     learner: Learner,
 ) -> WhatIf:
-    """What `policy` would have done on the ticks of a run.
+    """What `policy` would have done on the ticks of a run that are kept.
 
-    PolicyError when it is about other knobs; PlantFault as `replay`.
+    Where retention has dropped the first ones, both cores begin with what had been measured before
+    the first that is left. PolicyError when the policy is about other knobs; PlantFault when the
+    run is not there, or a record cannot be read.
     """
-    ran, resume = run_start(reader, run)
+    ran, resume, cut = _begin(reader, run)
     if {knob.name for knob in policy.knobs} != {knob.name for knob in ran.knobs}:
         raise PolicyError(
             f"policy {policy.name} moves {_knobs(policy)}, and run {run} moved {_knobs(ran)}"
@@ -100,7 +103,7 @@ def what_if(
     gap = first_gap(reader, run)
     for step in steps_before(reader, run, gap):
         beside.step(step)
-    return beside.result(reader.run(run).pool, run, ran, gap)
+    return beside.result(reader.run(run).pool, run, ran, gap, cut=cut)
 
 
 class _Beside:
@@ -130,7 +133,7 @@ class _Beside:
         self._open: Open | None = None
         self._closed: list[Open] = []
         self._typical = Typical()
-        self._outside_s = (0.0, 0.0)
+        self._minutes = Minutes(policy.slo), Minutes(policy.slo)  # recorded, otherwise
 
     def step(self, step: Step) -> None:
         """One tick of both."""
@@ -224,6 +227,8 @@ class _Beside:
         journalled, dt_s = step.decision, 0.0 if sample is None else sample.dt_s
         self._ticks += 1
         self._span_s += dt_s
+        for minutes, seen in zip(self._minutes, (sample, self._otherwise.sample), strict=True):
+            minutes.see(seen)
         for moves, made in zip(self._moves, (journalled, decision), strict=True):
             moves[made.action] += made.moves
         pair = choice(journalled), choice(decision)
@@ -246,10 +251,10 @@ class _Beside:
         if versus is not None:
             self._open.estimates.add(versus.differences, dt_s)
             self._typical.add(versus.differences, dt_s)
-            one, other = (outside(seen, self._policy.slo) for seen in (versus.one, versus.other))
-            self._outside_s = (self._outside_s[0] + one * dt_s, self._outside_s[1] + other * dt_s)
 
-    def result(self, pool: str, run: int, ran: Policy, gap: Gap | None) -> WhatIf:
+    def result(
+        self, pool: str, run: int, ran: Policy, gap: Gap | None, *, cut: int | None
+    ) -> WhatIf:
         """All that was counted."""
         apart = [*self._closed, *([] if self._open is None else [self._open])]
         stretches = tuple(found.close(self._tried) for found in apart)
@@ -271,14 +276,27 @@ class _Beside:
             untried_s=sum(s.span_s for s in stretches if s.untried),
             estimated_s=self._typical.span_s,
             estimates=self._typical.made(),
-            outside_s=self._outside_s if self._typical.span_s else None,
+            outside_minutes=(self._minutes[0].outside, self._minutes[1].outside),
             calibration=self._calibration,
             plans=self._plans,
             plan_fault=self._plan_fault,
-            unlike_from=self._unlike,
+            unlike_from=self._unlike if cut is None else None,
+            cut_before=cut,
             stretches=stretches,
             gap=gap,
         )
+
+
+def _begin(reader: JournalReader, run: int) -> tuple[Policy, Resume, int | None]:
+    """The policy of a run, what to begin with, and the first kept tick where some were dropped."""
+    if not reader.run(run).kept_seq:
+        return *run_start(reader, run), None
+    policy, _ = reader.start_of(run)
+    first = next((batch.first_tick for batch in reader.batches(run)), 0)
+    rows = [r for r in reader.decisions_of_run(run) if r.observed is not None and r.tick < first]
+    seen = [reader.full_decision(row.id).observation for row in rows[-_EVIDENCE_MOST:]]
+    evidence = tuple(Evidence(observation=o) for o in seen if o is not None)
+    return policy, Resume(evidence=evidence, plan=reader.plan_before(run, first)), first
 
 
 def _knobs(policy: Policy) -> str:
