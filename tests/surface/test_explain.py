@@ -488,3 +488,11 @@ def test_a_vetoed_probe_is_a_rule():
     (rule,) = [rule for rule in account(told).rules if rule.kind == "veto"]
     assert rule.rule == "quiet_time"
     assert rule.text.startswith("a probe of workers=4 (P(safe) 0.97, expected gain 6.2 %) was veto")
+
+
+def test_a_clamp_by_a_narrowed_bound_names_that_bound():
+    bound = Clamp(kind=ClampKind.BOUND, knob="workers", wanted=12, allowed=8)
+    narrow = make.override(pin=(), bounds=(("workers", 4, 8),), reason="small host")
+    told = replace(PROBE, decision=make.probe(clamps=(bound,)), tick=make.tick(overrides=(narrow,)))
+    (rule,) = account(told).rules
+    assert rule.text.endswith("the policy's bounds (4 to 8)")

@@ -41,10 +41,16 @@ def add(subparsers: Any) -> None:
         "--auto", action="store_true", help="with --policy: as if its mode were auto"
     )
     parser.add_argument(
-        "--show", type=int, default=10, metavar="N",
+        "--show", type=_count, default=10, metavar="N",
         help="with --policy: the N longest differences (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="JSON lines, one a run; all of it")
+
+
+def _count(written: str) -> int:
+    if not (written.isascii() and written.isdigit()):
+        raise argparse.ArgumentTypeError(f"{written!r} is not a count")
+    return int(written)
 
 
 def run(args: argparse.Namespace) -> int:

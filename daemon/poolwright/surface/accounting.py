@@ -15,6 +15,7 @@ from poolwright.core.model import (
     Tick,
     Verdict,
 )
+from poolwright.core.override import narrowed
 from poolwright.core.reasons import REASONS
 from poolwright.core.signals import RESPONSES, SIGNALS, quantile_of
 from poolwright.surface import words
@@ -179,6 +180,8 @@ def alternatives(plan: Plan, taken: Setting | None) -> tuple[Alternative, ...]:
 def rules(story: Story) -> tuple[Rule, ...]:
     """Everything that tripped, clamped, vetoed or was noticed."""
     decision = story.decision
+    overrides = () if story.tick is None else story.tick.overrides
+    policy = narrowed(story.policy, overrides)  # a bound may be that of an override
     found = [
         Rule(kind="guard", rule=reason, text=f"the guard tripped: {REASONS[reason]}")
         for reason in decision.guard_trips
@@ -187,7 +190,7 @@ def rules(story: Story) -> tuple[Rule, ...]:
         Rule(
             kind="clamp",
             rule=clamp.kind,
-            text=words.clamp(clamp, story.policy),
+            text=words.clamp(clamp, policy),
             knob=clamp.knob,
             wanted=clamp.wanted,
             allowed=clamp.allowed,
