@@ -293,7 +293,17 @@ def test_replay_under_another_policy(capsys, path, tmp_path):
         "objective: {latency_p99: 1.0}\nslo:\n  latency_p99: {below: 500ms}\n"
     )
     text = told(capsys, "replay", path, "--run", "1", "--policy", policy)
+    assert "recorded under policy" in text.splitlines()[0]
     assert "decisions would differ; 0 moves instead of" in text
-    assert "  tick " in text
+    assert "RECORDED  while the setting was the same" in text
+    assert "ESTIMATED while it was another" in text
+    assert "      otherwise: " in text
+    (found,) = lines(
+        told(capsys, "replay", path, "--run", "1", "--policy", policy, "--json", "--auto")
+    )
+    assert (found["policy"], found["pool"]) == ("other", "web")
+    assert found["stretches"][0].keys() >= {"recorded", "otherwise", "estimates", "untried"}
+    assert main(["replay", str(path), "--auto"]) == 2
+    assert "say which with --policy FILE" in capsys.readouterr().err
     assert main(["replay", str(path), "--run", "1", "--pool", "api"]) == 3
     assert "run 1 is of pool web" in capsys.readouterr().err

@@ -1,8 +1,7 @@
-"""Replay: identical, or the first difference, or a gap; and what another policy would have done."""
+"""Replay: identical, or the first difference, or a gap."""
 
 import sys
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,9 @@ import journal_life
 import ticks as make
 
 from poolwright.core.controller import Controller
-from poolwright.core.errors import PlantFault, PolicyError
+from poolwright.core.errors import PlantFault
 from poolwright.core.model import Action, Decision, Phase, Reason, Resume, setting
-from poolwright.core.policy import Mode, Override
-from poolwright.engine.replay import diff, replay, what_if
+from poolwright.engine.replay import diff, replay
 from poolwright.journal.query import JournalReader
 from poolwright.journal.sqlite import SqliteJournal
 
@@ -143,100 +141,10 @@ def test_a_gap_ends_the_replay_and_is_told(tmp_path, monkeypatch):
     journal.close()
     with JournalReader(path) as reader:
         outcome = replay(reader, run, Counter)
-        other = what_if(reader, run, Counter, policy)
     assert outcome.identical
     assert outcome.gap is not None
     assert outcome.ticks == outcome.gap.first_tick
     assert outcome.gap.last_tick == 376
-    assert (other.ticks, other.gap) == (outcome.ticks, outcome.gap)
-
-
-def test_another_policy_is_compared_open_loop(tmp_path):
-    run = counted(tmp_path / "j.db", [1] * 15)
-    with JournalReader(tmp_path / "j.db") as reader:
-        same = what_if(reader, run, Counter, make.policy(seed=1))
-        other = what_if(reader, run, Counter, make.policy(seed=5), show=3)
-    assert (same.differing, same.first) == (0, ())
-    assert (other.ticks, other.differing, len(other.first)) == (15, 15, 3)
-    assert other.first[0].replayed.setting == setting(workers=6)
-
-
-MONDAY_0930_NS = int(datetime(2026, 3, 2, 9, 30, tzinfo=UTC).timestamp()) * 10**9
-
-
-def test_the_calendar_is_the_journals_in_a_replay_and_the_other_policys_in_a_what_if(tmp_path):
-    """One tick before, three in and one after what each policy says of that morning."""
-    journalled = Override(reason="as it was", freeze=True)
-    other = make.policy(
-        overrides=(
-            Override(
-                reason="launch",
-                pin=(("workers", 9),),
-                since_wall_ns=MONDAY_0930_NS,
-                until_wall_ns=MONDAY_0930_NS + 3 * 60 * 10**9,
-            ),
-        ),
-        explore=replace(make.policy().explore, quiet=("Mon 09:30-09:33 UTC",)),
-    )
-    journal = SqliteJournal(tmp_path / "j.db")
-    run = journal.begin_run("web", make.policy(seed=1), Resume(), 1)
-    stepper = Counter(make.policy(seed=1), Resume())
-    for i in range(5):
-        tick = make.Tick(
-            index=i, mono_ns=i, wall_ns=MONDAY_0930_NS + (i - 1) * 60 * 10**9,
-            quiet="as it was", overrides=(journalled,),
-        )  # fmt: skip
-        journal.append(run, tick, stepper.step(tick))
-    journal.close()
-    told = []
-
-    class Telling(Counter):
-        def step(self, tick):
-            told.append((tick.quiet, [o.reason for o in tick.overrides]))
-            return super().step(tick)
-
-    with JournalReader(tmp_path / "j.db") as reader:
-        assert replay(reader, run, Telling).identical
-        assert told == [("as it was", ["as it was"])] * 5
-        told.clear()
-        what_if(reader, run, Telling, other)
-    launch = ("Mon 09:30-09:33 UTC", ["launch"])
-    assert told == [("", []), launch, launch, launch, ("", [])]
-
-
-def test_a_pin_of_another_policy_would_have_been_obeyed(tmp_path):
-    bench = journal_life.lived()
-    journal = SqliteJournal(tmp_path / "j.db")
-    run = journal_life.write(journal, bench)
-    journal.close()
-    pinned = replace(bench.policy, overrides=(Override(reason="launch", pin=(("workers", 7),)),))
-    with JournalReader(tmp_path / "j.db") as reader:
-        found = what_if(reader, run, Controller, pinned, show=1000)
-    moved = [d.replayed for d in found.first if d.replayed.moves]
-    assert (moved[0].setting, moved[0].reason) == (setting(workers=7), Reason.PINNED)
-    assert all(d.tick.overrides == pinned.overrides for d in found.first)
-
-
-def test_a_policy_about_other_knobs_is_refused(tmp_path):
-    run = counted(tmp_path / "j.db", [1])
-    threads = replace(make.policy().knobs[0], name="threads")
-    with (
-        JournalReader(tmp_path / "j.db") as reader,
-        pytest.raises(PolicyError, match=f"moves threads, and run {run} moved workers"),
-    ):
-        what_if(reader, run, Counter, make.policy(knobs=(threads,)))
-
-
-def test_a_real_policy_in_observe_mode_would_have_moved_nothing(tmp_path):
-    bench = journal_life.lived()
-    journal = SqliteJournal(tmp_path / "j.db")
-    run = journal_life.write(journal, bench)
-    journal.close()
-    with JournalReader(tmp_path / "j.db") as reader:
-        other = what_if(reader, run, Controller, replace(bench.policy, mode=Mode.OBSERVE))
-    assert other.moves == sum(d.moves for d in bench.decisions) > 0
-    assert other.moves_otherwise == 0
-    assert other.differing >= other.moves
 
 
 def test_a_run_that_is_not_there(tmp_path):

@@ -16,8 +16,9 @@ from typing import Any
 
 import msgspec
 
-from poolwright.core.errors import PlantFault
+from poolwright.core.errors import PlantFault, PolicyError
 from poolwright.journal import record
+from poolwright.journal.export import records, whole_file, write_lines, write_parquet
 from poolwright.journal.query import KINDS, DecisionRow, JournalReader, NoteRow, RunRow
 from poolwright.journal.verify import Report, verify
 
@@ -50,9 +51,15 @@ def add(subparsers: Any) -> None:
     shown.add_argument("--run", dest="run_id", type=int, help="the run of --tick (default: last)")
     shown.add_argument("--pool", help="the pool of --tick")
     shown.add_argument("--json", action="store_true")
-    exported = _action(actions, "export", "runs, ticks, decisions and notes as JSON lines")
+    exported = _action(actions, "export", "runs, ticks, decisions and notes, for programs")
     _filters(exported, limit=None)
-    exported.add_argument("--json", action="store_true", help="(it always is)")
+    exported.add_argument(
+        "--format", choices=("jsonl", "parquet"), default="jsonl",
+        help="jsonl: every record, whole; parquet: one row a tick (default: %(default)s)",
+    )  # fmt: skip
+    exported.add_argument(
+        "--out", default="-", metavar="FILE", help="written whole or not at all; - is stdout"
+    )
     verified = _action(actions, "verify", "check every hash and every record")
     verified.add_argument("--json", action="store_true")
     parser.set_defaults(func=run)
@@ -258,54 +265,19 @@ def _run_of(reader: JournalReader, args: argparse.Namespace) -> RunRow:
 
 
 def _export(reader: JournalReader, args: argparse.Namespace) -> None:
-    """Every kept record as a JSON line with its `kind`, run by run; --limit is of ticks a run."""
-    for row in reader.runs(args.pool):
-        policy, resume = reader.start_of(row.id)
-        begin = {"kind": "run", "run": row, "policy": policy, "resume": resume}
-        _line(begin)
-        for gap in reader.gaps(row.id):
-            _line({"kind": "gap", "gap": gap})
-        for intent in reader.intents(row.id):
-            if intent.wall_ns >= args.since:
-                _line({"kind": "intent", "intent": intent})
-        for note in reader.notes(row.id):
-            if note.wall_ns >= args.since:
-                _line({"kind": "note", "note": note})
-        for item in _ticks(reader, row.id, args.since, args.limit):
-            _line(item)
-
-
-def _ticks(
-    reader: JournalReader, run_id: int, since_ns: int, limit: int | None
-) -> Iterator[dict[str, Any]]:
-    first: int | None = None
-    headers = [(b.first_tick, b.ticks, b.last_wall_ns) for b in reader.headers(run_id)]
-    wanted = [h for h in headers if h[2] >= since_ns]
-    count = sum(h[1] for h in wanted)
-    skip = 0 if limit is None else max(0, count - limit)
-    while wanted and skip >= wanted[0][1]:
-        skip -= wanted.pop(0)[1]
-    if not wanted:
+    """Write what is kept. PolicyError for Parquet into a pipe, PlantFault as `whole_file`."""
+    which = (args.pool, args.since, args.limit)
+    if args.format == "jsonl" and args.out == "-":
+        write_lines(sys.stdout.buffer, records(reader, *which))
         return
-    if len(wanted) < len(headers):
-        first = wanted[0][0]
-    for i, line in enumerate(reader.lines(run_id, first)):
-        if i < skip:
-            continue
-        try:
-            step = reader.with_plan(run_id, record.decode_line(line))
-        except record.UnknownRecord as error:
-            yield {
-                "kind": "unreadable", "run": run_id, "why": str(error),
-                "raw": record.raw_line(line),
-            }  # fmt: skip
-            continue
-        if step.tick.wall_ns >= since_ns:
-            yield {"kind": "tick", "run": run_id, "tick": step.tick, "decision": step.decision}
-
-
-def _line(item: dict[str, Any]) -> None:
-    print(record.encode(item).decode())
+    if args.out == "-":
+        raise PolicyError("a Parquet file has its index at its end: give it a name with --out FILE")
+    with whole_file(Path(args.out)) as out:
+        if args.format == "parquet":
+            count, what = write_parquet(out, reader, *which), "ticks"
+        else:
+            count, what = write_lines(out, records(reader, *which)), "records"
+    print(f"{args.out}: {count} {what}", file=sys.stderr)
 
 
 def _verify(reader: JournalReader, as_json: bool) -> int:

@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("poolwright.cli.check", "validate configurations and policies"),
     "schema": ("poolwright.cli.schema", "print the JSON Schema of configurations or policies"),
     "status": ("poolwright.cli.status", "show what the daemon sees and does"),
+    "top": ("poolwright.cli.top", "watch all pools, live"),
     "explain": ("poolwright.cli.explain", "tell why a decision was made"),
     "pareto": ("poolwright.cli.pareto", "show what every setting would give, and cost"),
     "prior": ("poolwright.cli.prior", "write what was learned of a pool, for another host"),

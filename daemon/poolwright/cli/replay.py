@@ -1,19 +1,26 @@
 """`poolwright replay JOURNAL`: decide again from the journalled ticks, and compare.
 
 Ends with 0 when every decision comes out the same, 1 at a first difference, 4 when a gap in the
-journal stopped it before the end. With --policy: what that policy would have done on the same
-ticks (the service did not feel it); 0 then, or 4.
+journal stopped it before the end. With --policy: what that policy would have decided on the same
+days, and what may have come of it (docs/explain.md); 0 then, or 4.
 """
 
 import argparse
+import os
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from poolwright.core.errors import PlantFault
+from poolwright.cli.what_if import told_otherwise
+from poolwright.core.errors import PlantFault, PolicyError
 from poolwright.core.model import Decision
-from poolwright.engine.replay import Difference, Outcome, WhatIf, replay, what_if
+from poolwright.core.policy import Mode
+from poolwright.engine.otherwise import WhatIf
+from poolwright.engine.replay import Difference, Outcome, replay
+from poolwright.engine.what_if import Learner, what_if
 from poolwright.journal import record
 from poolwright.journal.query import Gap, JournalReader
 
@@ -30,8 +37,20 @@ def add(subparsers: Any) -> None:
     parser.add_argument("--run", dest="run_id", type=int, metavar="N", help="(default: all runs)")
     parser.add_argument("--pool", help="only the runs of this pool")
     parser.add_argument("--policy", type=Path, metavar="FILE", help="decide under this one instead")
-    parser.add_argument("--json", action="store_true", help="JSON lines, one a run")
-    parser.set_defaults(func=run)
+    parser.add_argument(
+        "--auto", action="store_true", help="with --policy: as if its mode were auto"
+    )
+    parser.add_argument(
+        "--show", type=_count, default=10, metavar="N",
+        help="with --policy: the N longest differences (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="JSON lines, one a run; all of it")
+
+
+def _count(written: str) -> int:
+    if not (written.isascii() and written.isdigit()):
+        raise argparse.ArgumentTypeError(f"{written!r} is not a count")
+    return int(written)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,7 +58,11 @@ def run(args: argparse.Namespace) -> int:
     from poolwright.core.controller import Controller  # noqa: PLC0415 - not for --help
     from poolwright.policy.load import load_policy  # noqa: PLC0415
 
+    if args.auto and args.policy is None:
+        raise PolicyError("--auto is about another policy: say which with --policy FILE")
     policy = None if args.policy is None else load_policy(args.policy)
+    if policy is not None and args.auto:
+        policy = replace(policy, mode=Mode.AUTO)
     worst = 0
     with JournalReader(args.journal) as reader, reader.one_moment():
         for run_id in _runs(reader, args):
@@ -47,11 +70,11 @@ def run(args: argparse.Namespace) -> int:
             if policy is None:
                 result = replay(reader, run_id, Controller)
             else:
-                result = what_if(reader, run_id, Controller, policy)
+                result = what_if(reader, run_id, Controller, policy, _learner())
             if args.json:
                 print(record.encode(_plain(result)).decode())
             else:
-                print("\n".join(_told(result)))
+                print("\n".join(_told(result, args.show)))
             worst = worst if worst == EXIT_DIFFERS else _status(result) or worst
     return worst
 
@@ -64,6 +87,9 @@ def _runs(reader: JournalReader, args: argparse.Namespace) -> list[int]:
             raise PlantFault(f"{reader.path}: run {row.id} is of pool {row.pool}, not {args.pool}")
         return [row.id]
     rows = reader.runs(args.pool)
+    there = [row.id for row in rows if row.head_seq > row.kept_seq]
+    if there and args.policy is not None:
+        return there
     whole = [row.id for row in rows if row.kept_seq == 0]
     if not whole:
         raise PlantFault(
@@ -76,24 +102,25 @@ def _runs(reader: JournalReader, args: argparse.Namespace) -> list[int]:
     return whole
 
 
+def _learner() -> Learner:
+    if "numpy" not in sys.modules:
+        threads = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+        os.environ.update(dict.fromkeys(threads, "1"))
+    from poolwright.learn.forecast import Forecast  # noqa: PLC0415 - numpy takes its time
+    from poolwright.learn.plan import make_plan  # noqa: PLC0415
+
+    return Learner(plan=make_plan, forecast=Forecast)
+
+
 def _status(result: Outcome | WhatIf) -> int:
     if isinstance(result, Outcome) and not result.identical:
         return EXIT_DIFFERS
     return EXIT_GAPS if result.gap is not None else 0
 
 
-def _told(result: Outcome | WhatIf) -> list[str]:
+def _told(result: Outcome | WhatIf, show: int) -> list[str]:
     if isinstance(result, WhatIf):
-        lines = [
-            (
-                f"run {result.run}: {result.differing} of {result.ticks} decisions would differ;"
-                f" {result.moves_otherwise} moves instead of {result.moves}"
-            )
-        ]
-        lines += [
-            f"  tick {d.tick.index}: {_short(d.journalled)} -> {_short(d.replayed)}"
-            for d in result.first
-        ]
+        lines = told_otherwise(result, show)
     elif result.difference is None:
         lines = [f"run {result.run}: {result.ticks} decisions, identical"]
     else:

@@ -33,6 +33,11 @@ def add(subparsers: Any) -> None:
     )
     parser.add_argument("pool", nargs="?", metavar="POOL", help="only this pool")
     parser.add_argument("--json", action="store_true", help="print the API's answer")
+    add_address(parser)
+
+
+def add_address(parser: argparse.ArgumentParser) -> None:
+    """The arguments that say which daemon."""
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--url", default=DEFAULT_URL, help="of the daemon (default: %(default)s)")
     where.add_argument(
@@ -42,25 +47,39 @@ def add(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the status; 0 all is well, 1 not. PlantFault when the daemon cannot be reached."""
-    url = _base(args.url) if args.config is None else _configured(args.config)
-    code, health = _get(f"{url}/healthz")
-    stale = "" if code == 200 else health.decode(errors="replace").strip()
-    code, body = _get(f"{url}/api/v1/status")
-    if code == 503:
-        print(stale or "no tick has been made yet", file=sys.stderr)
+    snapshot, body, stale = latest(address(args))
+    if snapshot is None:
+        print(stale, file=sys.stderr)
         return 1
-    if code != 200:
-        raise PlantFault(f"{url}/api/v1/status: answers {code}: is this poolwright?")
-    try:
-        snapshot = msgspec.json.decode(body, type=Snapshot)
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
-        raise PlantFault(f"{url}/api/v1/status: no status of poolwright: {error}") from error
     wrong = _wrong(snapshot, args.pool, stale)
     if args.json:
         _print_json(snapshot, body, args.pool)
     else:
         print(render(snapshot, args.pool, wrong))
     return 1 if wrong else 0
+
+
+def address(args: argparse.Namespace) -> str:
+    """Where the daemon is to be asked. PolicyError when --url or --config does not say it."""
+    return _base(args.url) if args.config is None else _configured(args.config)
+
+
+def latest(url: str) -> tuple[Snapshot | None, bytes, str]:
+    """The newest snapshot, its JSON, and why it is not of now, if it is not.
+
+    None: no tick has been made yet. PlantFault when the daemon cannot be reached.
+    """
+    code, health = _get(f"{url}/healthz")
+    stale = "" if code == 200 else health.decode(errors="replace").strip()
+    code, body = _get(f"{url}/api/v1/status")
+    if code == 503:
+        return None, b"", stale or "no tick has been made yet"
+    if code != 200:
+        raise PlantFault(f"{url}/api/v1/status: answers {code}: is this poolwright?")
+    try:
+        return msgspec.json.decode(body, type=Snapshot), body, stale
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+        raise PlantFault(f"{url}/api/v1/status: no status of poolwright: {error}") from error
 
 
 def render(snapshot: Snapshot, only: str | None, wrong: list[str]) -> str:

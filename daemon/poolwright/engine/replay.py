@@ -1,22 +1,19 @@
 """Replay: the journalled ticks of a run through a fresh controller, compared with the journal.
 
 The core is deterministic, so the decisions must come out the same, to the last bit. Where they do
-not, the code has changed, or the journal has. With another policy nothing is compared for
-equality: replay then tells where that policy would have decided otherwise, on the ticks as they
-were (open loop: the plant did not feel the other decisions), but for what its own calendar says.
+not, the code has changed, or the journal has. Of another policy `engine.what_if` tells.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Protocol
 
-from poolwright.core.errors import PlantFault, PolicyError
+from poolwright.core.errors import PlantFault
 from poolwright.core.model import Decision, Resume, Tick
 from poolwright.core.policy import Policy
 from poolwright.journal import record
 from poolwright.journal.query import Gap, JournalReader
 from poolwright.journal.record import Step
-from poolwright.policy.calendar import calendar_at
 
 
 class Stepper(Protocol):
@@ -63,70 +60,23 @@ class Outcome:
         return self.difference is None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WhatIf:
-    """What another policy would have done on the same ticks."""
-
-    run: int
-    ticks: int
-    differing: int  # ticks with another action, phase, reason, setting, advice or move
-    moves: int  # of the journalled decisions
-    moves_otherwise: int  # of the other policy's
-    first: tuple[Difference, ...]
-    gap: Gap | None
-
-
 def replay(reader: JournalReader, run: int, make: Make) -> Outcome:
     """Replay a run under its own policy up to its end, a gap or the first difference.
 
     PlantFault when the run is not there, its beginning was dropped by retention, or a record
     cannot be read; the message says which tick.
     """
-    policy, resume = _start(reader, run)
+    policy, resume = run_start(reader, run)
     controller = make(policy, resume)
     ticks = 0
-    gap = _first_gap(reader, run)
-    for step in _steps(reader, run, gap):
+    gap = first_gap(reader, run)
+    for step in steps_before(reader, run, gap):
         decision = controller.step(step.tick)
         ticks += 1
         difference = _compare(step, decision)
         if difference is not None:
             return Outcome(run=run, ticks=ticks, difference=difference, gap=None)
     return Outcome(run=run, ticks=ticks, difference=None, gap=gap)
-
-
-def what_if(
-    reader: JournalReader, run: int, make: Make, policy: Policy, *, show: int = 10
-) -> WhatIf:
-    """What `policy` would have done on the ticks of a run; the first `show` differences.
-
-    PolicyError when it is about other knobs; PlantFault as `replay`.
-    """
-    ran, resume = _start(reader, run)
-    if {knob.name for knob in policy.knobs} != {knob.name for knob in ran.knobs}:
-        raise PolicyError(
-            f"policy {policy.name} moves {_knobs(policy)}, and run {run} moved {_knobs(ran)}"
-        )
-    controller = make(policy, resume)
-    first: list[Difference] = []
-    ticks = differing = moves = moves_otherwise = 0
-    gap = _first_gap(reader, run)
-    for step in _steps(reader, run, gap):
-        quiet, overrides = calendar_at(policy, step.tick.wall_ns)
-        tick = replace(step.tick, quiet=quiet, overrides=overrides)
-        decision = record.without_fit(controller.step(tick))
-        ticks += 1
-        moves += step.decision.moves
-        moves_otherwise += decision.moves
-        if _outward(decision) == _outward(step.decision):
-            continue
-        differing += 1
-        if len(first) < show:
-            first.append(_difference(tick, step.decision, decision))
-    return WhatIf(
-        run=run, ticks=ticks, differing=differing, moves=moves, moves_otherwise=moves_otherwise,
-        first=tuple(first), gap=gap,
-    )  # fmt: skip
 
 
 def diff(journalled: object, replayed: object, path: str = "") -> Iterator[Change]:
@@ -164,24 +114,8 @@ def _compare(step: Step, decision: Decision) -> Difference | None:
     return Difference(tick=step.tick, journalled=step.decision, replayed=replayed, changes=changes)
 
 
-def _difference(tick: Tick, journalled: Decision, replayed: Decision) -> Difference:
-    changes = tuple(diff(journalled, replayed))
-    return Difference(tick=tick, journalled=journalled, replayed=replayed, changes=changes)
-
-
-def _outward(decision: Decision) -> tuple[Any, ...]:
-    """What the world would have noticed of a decision."""
-    return (
-        decision.action, decision.phase, decision.reason,
-        decision.setting, decision.advice, decision.moves,
-    )  # fmt: skip
-
-
-def _knobs(policy: Policy) -> str:
-    return ", ".join(sorted(knob.name for knob in policy.knobs))
-
-
-def _start(reader: JournalReader, run: int) -> tuple[Policy, Resume]:
+def run_start(reader: JournalReader, run: int) -> tuple[Policy, Resume]:
+    """The policy of a run and what it began with. PlantFault when its beginning was dropped."""
     row = reader.run(run)
     policy, resume = reader.start_of(run)
     if row.kept_seq or resume is None:
@@ -192,12 +126,13 @@ def _start(reader: JournalReader, run: int) -> tuple[Policy, Resume]:
     return policy, resume
 
 
-def _first_gap(reader: JournalReader, run: int) -> Gap | None:
+def first_gap(reader: JournalReader, run: int) -> Gap | None:
+    """Where replay has to stop; None: nowhere."""
     gaps = reader.gaps(run)
     return gaps[0] if gaps else None
 
 
-def _steps(reader: JournalReader, run: int, gap: Gap | None) -> Iterator[Step]:
+def steps_before(reader: JournalReader, run: int, gap: Gap | None) -> Iterator[Step]:
     """The steps of a run up to its first gap."""
     for step in reader.steps(run):
         if gap is not None and step.tick.index >= gap.first_tick:
