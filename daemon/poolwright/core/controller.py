@@ -128,6 +128,7 @@ class Controller:
         state.cooldown_s = max(0.0, state.cooldown_s - dt_s)
         state.backoff_s = max(0.0, state.backoff_s - dt_s)
         state.growth_hold_s = max(0.0, state.growth_hold_s - dt_s)
+        state.shed_hold_s = max(0.0, state.shed_hold_s - dt_s)
         state.since_holdout_s += dt_s
         state.still_s += dt_s
         state.asks_probe = False

@@ -195,6 +195,8 @@ def choose(state: State, tick: Tick, *, calm: bool) -> Intent:
             return probe
     if state.waiting_s is not None:
         return Intent(action=Action.HOLD, reason=Reason.WAITING_FOR_PLAN)
+    if state.shed is not None and not state.probe_measured:
+        return Intent(action=Action.HOLD, reason=Reason.MEASURING)
     if (state.probing or state.relieved) and not fresh and not state.probe_measured:
         return Intent(action=Action.HOLD, reason=Reason.MEASURING)
     return _follow(state, plan, fresh=fresh)

@@ -24,11 +24,12 @@ def queueing(state: State, verdict: Verdict, sample: Sample) -> Intent | None:
     By a quarter, or to as many workers as the load keeps busy.
 
     Not while the queue drains, and not again when the last growth served no more (own overload is
-    told from too few workers by what a worker more brings).
+    told from too few workers by what a worker more brings). Where no way up is left: fewer, and on
+    while every shrink serves more.
     """
     guard = state.guard
     if not verdict.queueing and guard.queue_seen:
-        state.grown = None
+        state.grown = state.shed = None
     if not verdict.queueing or not state.settled or not state.warm or not guard.queue_seen:
         return None
     assert state.commanded is not None
@@ -37,8 +38,13 @@ def queueing(state: State, verdict: Verdict, sample: Sample) -> Intent | None:
         return None
     if state.grown is not None and served < _BROUGHT * state.grown[1]:
         return _take_back(state, served, *state.grown)
-    if guard.cpu_busy or Reason.PRESSURE_BREACH in verdict.tripped or state.growth_hold_s:
+    if state.shed is not None:
+        vain = served < _MORE * state.shed[1]
+        return _give_back(state, served, state.shed) if vain else _fewer(state, served)
+    if guard.cpu_busy or Reason.PRESSURE_BREACH in verdict.tripped:
         return None
+    if state.growth_hold_s:
+        return _fewer(state, served)
     wanted = state.commanded
     asked = _asked(state, sample) if len(wanted.levels) == 1 else 0
     for name, level in wanted.levels:
@@ -46,13 +52,49 @@ def queueing(state: State, verdict: Verdict, sample: Sample) -> Intent | None:
         more = max(knob.step, math.floor(level / 4 / knob.step) * knob.step, asked - level)
         wanted = wanted.replace(name, min(knob.upper, knob.clamp(level + more)))
     if wanted == state.commanded or wanted in state.tabu or _in_vain(state, wanted):
-        return None
+        return _fewer(state, served)
     # The window is dropped: it saw another setting's backlog as much as its own.
     state.stop_trying()
     state.grown = (state.commanded, served)
     distrust_shrinking(state)
     detail = f"{sample.queue_length:.0f} wait" if sample.queue_length is not None else ""
     return Intent(action=Action.TRACK, reason=Reason.QUEUEING, wanted=wanted, detail=detail)
+
+
+def _fewer(state: State, served: float) -> Intent | None:
+    """No way up is left, and clients queue: a quarter fewer may serve more, past the peak.
+
+    A pool that thrashes from its first tick was seen nowhere else: no plan can know of it.
+    """
+    assert state.commanded is not None
+    if state.shed_hold_s or state.plan is None:
+        return None
+    wanted = state.commanded
+    for name, level in wanted.levels:
+        knob = state.policy.knob(name)
+        less = max(knob.step, math.floor(level / 4 / knob.step) * knob.step)
+        wanted = wanted.replace(name, max(knob.lower, knob.clamp(level - less)))
+    if wanted == state.commanded or wanted in state.tabu:
+        return None
+    state.stop_trying()
+    state.shed = (state.commanded, served)
+    state.cooldown_s = state.policy.guard.cooldown_s
+    state.advance(Event.BREACH, f"{state.commanded} is the most, and clients queue")
+    detail = "no way up is left"
+    return Intent(action=Action.TRACK, reason=Reason.RELIEF, wanted=wanted, detail=detail)
+
+
+def _give_back(state: State, served: float, before: tuple[Setting, float]) -> Intent:
+    """A shrink for a queue that serves no more: back, and not again for a time that doubles."""
+    wanted, more = before
+    state.shed = None
+    state.stop_trying()
+    state.shed_hold_s = min(_GROWTH_HOLD_MOST_S, _GROWTH_HOLD_S * 2.0**state.vain_sheds)
+    state.vain_sheds += 1
+    detail = f"{served:.4g} requests/s are served, {more:.4g} with {wanted}"
+    return Intent(
+        action=Action.RETREAT, reason=Reason.QUEUEING, wanted=wanted, detail=detail, urgent=True
+    )
 
 
 def _in_vain(state: State, wanted: Setting) -> bool:

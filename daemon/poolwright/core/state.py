@@ -112,6 +112,9 @@ class State:
     # it last grew for a queue that is still there
     harmful_growths: int = 0  # taken back, in a row
     growth_hold_s: float = 0.0  # for so long it does not grow for a queue
+    shed: tuple[Setting, float] | None = None  # the same of the last shrink for a queue
+    vain_sheds: int = 0  # taken back, in a row
+    shed_hold_s: float = 0.0  # for so long it does not shrink for a queue
     last_shrank: bool = False  # the last move took something away, which may still drain
     no_shrink_windows: int = 0  # to be measured before anything smaller is taken
     shrink_penalty: int = 1  # doubles when clients queue soon after a shrink

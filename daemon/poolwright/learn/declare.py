@@ -94,6 +94,7 @@ class At:
     first: Points  # the oldest window
     parents: dict[str, Array] = field(default_factory=dict)
     origins: dict[str, float] = field(default_factory=dict)
+    strayed: Array | None = None  # (n,) see Model.strays_with; None where nothing was measured
 
     def __getitem__(self, parent: str) -> Array:
         """A parent's value in model space: the logarithm, or the multiple of its unit."""
@@ -145,6 +146,10 @@ class Model:
     posterior on as the others' prior, its standard deviations times `discount`. What idle workers
     showed may raise a shared parameter's response and never lower it: `blame` is the sign of the
     deviation that would.
+
+    A window in which everything was slow says little of its setting. What the windows of
+    `strays_with`, a response fitted before, strayed by chance, `At.strayed` brings to this one's
+    mean, where they were measured: a control variate (Lavenberg and Welch, 1981).
     """
 
     response: str
@@ -152,6 +157,7 @@ class Model:
     shared: tuple[str, ...] = ()
     discount: float = 2.0
     blame: float = 0.0
+    strays_with: str | None = None
     scale: Scale = Log()
     amplitudes: tuple[float, ...] = (0.1, 0.2, 0.35)  # of the residual
     noises: tuple[float, ...] = (0.02, 0.04, 0.07, 0.11, 0.17, 0.26)  # between windows

@@ -16,6 +16,7 @@ from poolwright.learn.points import Array, Table
 
 _KNEE = 0.95
 _SHARP = 25.0  # how sharply throughput bends from load to capacity
+_STRETCHED = 0.2  # log of what contention made of the service times that were seen
 SHARED = ("gamma", "alpha", "peak", "foreign")
 
 
@@ -83,10 +84,13 @@ def _capacity_priors(seen: Seen) -> dict[str, Normal]:
             tail = -0.15 * np.log(1.0 - known[name])
             guesses.append(float(tail - np.quantile(np.log(latency[rows]), 0.25)))
     upper = float(np.prod([max(knob.upper, 1) for knob in table.axes.knobs]))
-    peak = max(min(upper, max(2.0 * float(c[0]), 0.4 * upper)), 2.0)
     several = table.knobs if len(table.knobs) > 1 else ()
+    first = float(c[0])  # the operator's default: as likely too large, unless it was overrun
+    if several or table.overload[0] > 0.0:
+        first = max(2.0 * first, 0.4 * upper)
+    peak = max(min(upper, first), 2.0)
     return {
-        "gamma": Normal(max(guesses), 0.6),
+        "gamma": Normal(max(guesses) + (0.0 if several else _STRETCHED), 0.6),
         "alpha": Normal(float(np.log(0.02)), 1.0),
         "peak": Normal(float(np.log(peak)), 0.7),
         "foreign": Normal(0.5, 0.25),
@@ -133,20 +137,28 @@ class Latency(Model):
 
     blame = 1.0
 
-    def __init__(self, response: str, knobs: tuple[str, ...]) -> None:
+    def __init__(
+        self, response: str, knobs: tuple[str, ...], strays_with: str | None = None
+    ) -> None:
         """Of a response whose name is a latency quantile."""
         quantile = quantile_of(response)
         assert quantile is not None, response
         self.response, self.quantile = response, quantile
         self.shared = shared_by(knobs)
+        self.strays_with = strays_with
+        if strays_with is None:
+            self.amplitudes = (0.025, 0.05, 0.1, 0.2, 0.35)  # the lowest quantile queues least
 
     def priors(self, seen: Seen) -> dict[str, Normal]:
         """The wait's factor is what an exponential wait's quantile has."""
         return {
             **_capacity_priors(seen),
-            "service": Normal(self._service(seen), 0.5),
+            "service": Normal(
+                self._service(seen) - (0.0 if len(seen.knobs) > 1 else _STRETCHED), 0.5
+            ),
             "trend": Normal(0.0, 0.1),
             "wait": Normal(float(np.log(max(-np.log(1.0 - self.quantile), 0.1))), 0.8),
+            **({} if seen.at.strayed is None else {"together": Normal(1.0, 0.3)}),
         }
 
     def _service(self, seen: Seen) -> float:
@@ -170,7 +182,8 @@ class Latency(Model):
         rho = at.points.load / capacity(p, at)
         stretch = np.log(_inflation(p, c * np.minimum(rho, 1.0)))
         wait = np.log1p(np.exp(np.clip(p.wait, -10.0, 10.0)) * waiting(rho, c))
-        return np.asarray(p.service + stretch + wait + p.trend * at.octaves.sum(axis=1))
+        chance = 0.0 if at.strayed is None else p.together * at.strayed
+        return np.asarray(p.service + stretch + wait + p.trend * at.octaves.sum(axis=1) + chance)
 
     def bounds(self, table: Table) -> Array:
         """A growing queue shows less than the steady state would, a draining one more."""

@@ -80,6 +80,8 @@ class Fit:
     factor: Array  # Cholesky factor of C
     pull: Array  # C^-1 (y - m)
     slope: Array  # the Jacobian whitened by `factor`
+    strayed: Array  # (n,) what each row strayed by chance: the mean of that ...
+    strayed_std: Array  # ... and its standard deviation
 
 
 def whiten(factor: NDArray[Any], right: Array) -> Array:
@@ -249,6 +251,9 @@ def fit(
     factor = np.asarray(np.linalg.cholesky(amplitude**2 * rows.kernel + np.diag(spread())))
     white = whiten(factor, slope)
     half = whiten(factor, np.where(holds, 0.0, away))
+    pull = _unwhiten(factor, half)
+    own = np.where(holds, 0.0, widen * noise**2 / rows.weight)
+    left = own - own**2 * np.sum(whiten(factor, np.eye(len(own))) ** 2, axis=0)
     return Fit(
         prior=prior,
         theta=theta,
@@ -257,8 +262,10 @@ def fit(
         tail=_tail(strays[~holds]),
         amplitude=amplitude,
         factor=np.asarray(factor, dtype=np.float64),
-        pull=_unwhiten(factor, half),
+        pull=pull,
         slope=white,
+        strayed=own * pull,
+        strayed_std=np.sqrt(np.maximum(left, 0.0)),
     )
 
 

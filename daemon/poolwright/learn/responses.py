@@ -164,19 +164,21 @@ def primary_latency(responses: Iterable[str], policy: Policy) -> str | None:
 
 
 def shipped(responses: Iterable[str], policy: Policy) -> tuple[Model, ...]:
-    """The graph for a pool of which `responses` were seen. The primary latency comes first."""
+    """The graph for a pool of which `responses` were seen. Of latencies the lowest quantile comes
+    first, with which the others stray, then the primary.
+    """
     seen = sorted(responses)
     knobs = tuple(sorted(knob.name for knob in policy.knobs))
     primary = primary_latency(seen, policy)
-    latencies = sorted(
-        (name for name in seen if quantile_of(name)), key=lambda name: (name != primary, name)
-    )
+    known = {name: q for name in seen if (q := quantile_of(name))}
+    lowest = min(known, key=lambda name: known[name], default=None)
+    latencies = sorted(known, key=lambda name: (name != lowest, name != primary, name))
     bounds = [slo.below for slo in policy.slo if slo.response == "error_ratio"]
     floor = Log(floor=_ERROR_SHARE * min(bounds, default=0.01))
     jitter = () if primary is None else (primary,)
     return (
         Throughput(knobs),
-        *(Latency(name, knobs) for name in latencies),
+        *(Latency(name, knobs, None if name == lowest else lowest) for name in latencies),
         Plain("jitter_s", parents=jitter, spread=0.7, knob=Normal(0.0, 0.2), load=Normal(0.0, 0.3)),
         Cpu(),
         Power(),

@@ -207,6 +207,9 @@ class Surrogate:
         total = np.full(len(seen.mean), node.fit.noise**2)
         for parent, slope in seen.slopes.items():
             total += (slope * self.nodes[parent].fit.noise) ** 2
+        together = node.belief("together")
+        if together is not None and node.model.strays_with is not None:
+            total += (together * self.nodes[node.model.strays_with].fit.noise) ** 2
         return np.asarray(np.sqrt(total))
 
 
@@ -299,17 +302,19 @@ def _fit_node(
     first = int(np.argmax(used))
     origins = {name: float(full[name][first]) for name in model.parents if name in full}
     points = table.points[used]
+    strayed, unsure = _strayed(surrogate, model, used)
     at = At(
         points=points,
         first=table.points[:1],
         parents={name: full[name][used] for name in origins},
         origins=origins,
+        strayed=strayed,
     )
     prior = _prior(model, Seen(table=table, policy=policy, at=at, value=value[used]), handed)
     rows = Rows(
         points=points,
         value=value[used],
-        error=std[used],
+        error=np.hypot(std[used], unsure),
         weight=table.weight[used],
         bound=model.bounds(table)[used],
         idle=table.idle[used],
@@ -323,7 +328,8 @@ def _fit_node(
         return model.mean(Values(**values), at)
 
     made = fit(mean, prior, rows, model.amplitudes, model.noises)
-    if model.shared and (model.shared not in handed or model.response == surrogate.primary):
+    teaches = model.response == surrogate.primary or model.strays_with is None
+    if model.shared and (model.shared not in handed or teaches):
         _hand_on(model, made, handed)
     return Node(
         model=model,
@@ -334,6 +340,16 @@ def _fit_node(
         most=float(np.nanmax(natural[used])),
         origins=origins,
     )
+
+
+def _strayed(surrogate: Surrogate, model: Model, used: Mask) -> tuple[Array | None, Array]:
+    """By how much the rows' windows strayed in the response it strays with, and its std."""
+    node = surrogate.nodes.get(model.strays_with or "")
+    if node is None:
+        return None, np.zeros(int(used.sum()))
+    strayed, unsure = np.zeros(len(used)), np.full(len(used), node.fit.noise)
+    strayed[node.used], unsure[node.used] = node.fit.strayed, node.fit.strayed_std
+    return strayed[used], unsure[used]
 
 
 def beliefs(surrogate: Surrogate, now: Points) -> tuple[tuple[str, float], ...]:
