@@ -11,8 +11,9 @@ from asking import Client
 from poolwright.core.errors import PlantFault
 from poolwright.engine.snapshot import PoolSnapshot, Snapshot
 from poolwright.surface.asked import BODIES
+from poolwright.surface.connection import MOST_HEAD_BYTES
 from poolwright.surface.http import Surface, host_port
-from poolwright.surface.server import MOST_CONNECTIONS, MOST_HEAD_BYTES
+from poolwright.surface.server import MOST_CONNECTIONS
 
 pytestmark = pytest.mark.e2e
 

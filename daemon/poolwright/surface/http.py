@@ -10,9 +10,10 @@ from poolwright.core.errors import PlantFault
 from poolwright.core.model import Command
 from poolwright.engine.snapshot import Snapshot
 from poolwright.surface import control as control_socket
+from poolwright.surface.message import Handler, Request, Response, text
 from poolwright.surface.metrics import Exposition
 from poolwright.surface.page import page
-from poolwright.surface.server import Handler, Request, Response, Server, bind_tcp, text
+from poolwright.surface.server import Server, bind_tcp
 from poolwright.surface.words import ready, seen_once
 
 RECENT_CADENCES = 5  # a snapshot older than this many cadences means that the loop stands still
