@@ -45,7 +45,13 @@ async def _main(path: Path) -> None:
     surface = Surface(daemon.snapshot)
 
     async def start() -> None:
-        await surface.start(config.listen, config.control, daemon.command, config.control_group)
+        await surface.start(
+            config.listen,
+            config.control,
+            daemon.command,
+            config.control_group,
+            allowed_hosts=config.allowed_hosts,
+        )
 
     await daemon.run(start, surface.close, surface.published)
 

@@ -91,6 +91,12 @@ class DaemonConfig:
             "allow `listen` to be reached from other hosts: whoever can connect can read"
         ),
     )
+    allowed_hosts: tuple[str, ...] = field(
+        default=(),
+        metadata=_doc(
+            "names by which browsers and Prometheus may ask, beside localhost and addresses"
+        ),
+    )
     control: PathText = field(
         default="/run/poolwright/control.sock",
         metadata=_doc("the UNIX socket for commands that change something"),

@@ -230,8 +230,9 @@ class Connection(asyncio.Protocol):
         self._end()
 
     def _write(self, response: Response, with_body: bool) -> None:
-        length = ("Content-Length", str(len(response.body)))
-        headers = (length, *response.headers)
+        headers = response.headers
+        if response.status != 304:  # it has none, and its length would be that of the file
+            headers = (("Content-Length", str(len(response.body))), *headers)
         pieces = [self._start(response.status, response.content_type, headers)]
         if with_body:
             pieces.append(self._http.send(h11.Data(data=response.body)) or b"")

@@ -1,0 +1,166 @@
+"""The read-only API under /api/v1: one table of routes, from which OpenAPI is made as well."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from poolwright.engine.snapshot import PoolSnapshot, Snapshot
+from poolwright.surface.book import Book
+from poolwright.surface.events import Events
+from poolwright.surface.history import History, HistoryAnswer
+from poolwright.surface.message import Handler, Request, Response
+from poolwright.surface.problem import problem
+from poolwright.surface.query import BadQuery, read_query
+
+API = "/api/v1"
+MOST_POINTS = 2000
+_DEFAULT_SPAN_S = 900.0
+
+Moment = Annotated[
+    float, Meta(ge=0.0, le=1e11, description="seconds since 1970 UTC", examples=[1795244400.0])
+]
+
+
+class NoQuery(msgspec.Struct, frozen=True):
+    """Nothing can be asked for."""
+
+
+class HistoryQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which span, and how fine."""
+
+    from_s: Moment | UnsetType = UNSET  # left out: 15 minutes before `to_s`
+    to_s: Moment | UnsetType = UNSET  # left out: now
+    points: Annotated[int, Meta(ge=1, le=MOST_POINTS, description="rows at most")] = 1000
+
+
+class Refused(Exception):
+    """There is no such thing, or not now."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status, self.detail = status, detail
+
+
+Find = Callable[["Api", Request, Any], object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """What is asked where, and what comes of it. `find` gives an `answers`, or raises Refused."""
+
+    path: str
+    about: str
+    find: Find
+    answers: Any
+    query: type[msgspec.Struct] = NoQuery
+    refusals: tuple[int, ...] = ()
+
+
+class Api:
+    """Answers from the newest snapshot, the histories and the journal."""
+
+    def __init__(self, latest: Callable[[], Snapshot | None], book: Book, events: Events) -> None:
+        """`latest`: the newest Snapshot, None before the first."""
+        self.latest = latest
+        self.book = book
+        self.events = events
+
+    def handlers(self) -> dict[str, Handler]:
+        """By path."""
+        served: dict[str, Handler] = {
+            f"{API}{route.path}": _handler(self, route) for route in ROUTES
+        }
+        return served | {f"{API}/events": self._events}
+
+    def snapshot(self) -> Snapshot:
+        """The newest one; Refused before the first."""
+        found = self.latest()
+        if found is None:
+            raise Refused(503, "no tick has been made yet")
+        return found
+
+    def pool(self, name: str) -> PoolSnapshot:
+        """One pool of it; Refused when there is none of that name."""
+        pools = self.snapshot().pools
+        for pool in pools:
+            if pool.pool == name:
+                return pool
+        raise Refused(404, f"no pool {name!r}; there is {', '.join(p.pool for p in pools)}")
+
+    def _events(self, request: Request) -> Any:
+        try:
+            read_query(request.query, NoQuery)
+        except BadQuery as error:
+            return problem(400, str(error))
+        return self.events.answer(request)
+
+
+def _handler(api: Api, route: Route) -> Handler:
+    def handle(request: Request) -> Response | Awaitable[Response]:
+        try:
+            found = route.find(api, request, read_query(request.query, route.query))
+        except BadQuery as error:
+            return problem(400, str(error))
+        except Refused as error:
+            return problem(error.status, error.detail)
+        return _later(found) if isinstance(found, Awaitable) else _json(found)
+
+    return handle
+
+
+async def _later(found: Awaitable[object]) -> Response:
+    try:
+        return _json(await found)
+    except Refused as error:
+        return problem(error.status, error.detail)
+
+
+def _json(found: object) -> Response:
+    body = msgspec.json.encode(found)
+    return Response(status=200, body=body, content_type="application/json")
+
+
+def _history(api: Api, request: Request, query: HistoryQuery) -> HistoryAnswer:
+    pool = api.pool(request.pool)
+    from_s, to_s = span(query.from_s, query.to_s, pool.tick.wall_ns / 1e9)
+    history = api.book.histories.get(pool.pool) or History()
+    knobs = [knob.name for knob in pool.policy.knobs]
+    return history.answer(pool.pool, knobs, from_s, to_s, query.points)
+
+
+def span(from_s: float | UnsetType, to_s: float | UnsetType, now_s: float) -> tuple[float, float]:
+    """What is asked for, else the last 15 minutes; BadQuery when it ends before it begins."""
+    end = now_s if to_s is UNSET else to_s
+    begin = max(0.0, end - _DEFAULT_SPAN_S) if from_s is UNSET else from_s
+    if begin > end:
+        raise BadQuery(f"`from_s` {begin:.3f} is later than `to_s` {end:.3f}")
+    return begin, end
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        path="/status",
+        about="The newest snapshot of the whole daemon",
+        find=lambda api, _request, _query: api.snapshot(),
+        answers=Snapshot,
+        refusals=(503,),
+    ),
+    Route(
+        path="/status/{pool}",
+        about="The newest snapshot of one pool",
+        find=lambda api, request, _query: api.pool(request.pool),
+        answers=PoolSnapshot,
+        refusals=(404, 503),
+    ),
+    Route(
+        path="/pools/{pool}/history",
+        about="What was seen and set, at most a day back, in columns",
+        find=_history,
+        answers=HistoryAnswer,
+        query=HistoryQuery,
+        refusals=(404, 503),
+    ),
+)
