@@ -126,10 +126,13 @@ KINDS = ("advice", "command", "guard", "holdout", "move", "phase", "plan", "poli
 class JournalReader:
     """Questions to one journal file. Every method raises PlantFault when it cannot be read."""
 
-    def __init__(self, path: Path) -> None:
-        """Open read-only. PlantFault: not there, not a journal, a later release's."""
+    def __init__(self, path: Path, db: sqlite3.Connection | None = None) -> None:
+        """Open read-only, unless it is open already as `db`.
+
+        PlantFault: not there, not a journal, a later release's.
+        """
         self.path = path
-        self._db = schema.connect_read_only(path)
+        self._db = schema.connect_read_only(path) if db is None else db
 
     def __enter__(self) -> Self:
         """Itself."""
