@@ -220,6 +220,26 @@ class JournalReader:
         """The notable decisions of a run, oldest first."""
         return [_decision(r) for r in self._rows(f"{_DECISION} WHERE run = ? ORDER BY id", run)]
 
+    def decisions_after(self, run: int, tick: int, *, limit: int) -> list[DecisionRow]:
+        """The next notable decisions of a run that moved something or closed a window."""
+        rows = self._rows(
+            f"{_DECISION} WHERE run = ? AND tick > ? AND (moves OR observed IS NOT NULL)"
+            " ORDER BY tick LIMIT ?",
+            run, tick, limit,
+        )  # fmt: skip
+        return [_decision(row) for row in rows]
+
+    def newest_decision(
+        self, pool: str, *, until_wall_ns: int | None = None, moves: bool = False
+    ) -> DecisionRow | None:
+        """The newest notable decision of a pool, at a time, or that moved something."""
+        rows = self._rows(
+            f"{_DECISION} WHERE pool = ?1 AND (?2 IS NULL OR wall_ns <= ?2)"
+            " AND (moves OR NOT ?3) ORDER BY id DESC LIMIT 1",
+            pool, until_wall_ns, moves,
+        )  # fmt: skip
+        return _decision(rows[0]) if rows else None
+
     def decision(self, decision: int) -> DecisionRow | None:
         """One notable decision by its id."""
         rows = self._rows(f"{_DECISION} WHERE id = ?", decision)
