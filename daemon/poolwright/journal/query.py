@@ -132,7 +132,7 @@ class JournalReader:
         PlantFault: not there, not a journal, a later release's.
         """
         self.path = path
-        self._db = schema.connect_read_only(path) if db is None else db
+        self.db = schema.connect_read_only(path) if db is None else db
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -149,7 +149,7 @@ class JournalReader:
 
     def close(self) -> None:
         """Let go of the file."""
-        self._db.close()
+        self.db.close()
 
     @contextmanager
     def one_moment(self) -> Iterator[None]:
@@ -158,8 +158,8 @@ class JournalReader:
         try:
             yield
         finally:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+            if self.db.in_transaction:
+                self.db.execute("ROLLBACK")
 
     def runs(self, pool: str | None = None) -> list[RunRow]:
         """All runs, oldest first."""
@@ -185,7 +185,7 @@ class JournalReader:
     def known_of(self, pool: str) -> Resume | None:
         """What a new run of `pool` would start from; None: the journal does not know it."""
         try:
-            return last_resume(self._db, pool)
+            return last_resume(self.db, pool)
         except sqlite3.Error as error:
             raise PlantFault(f"{self.path}: cannot be read: {error}") from error
 
@@ -383,7 +383,7 @@ class JournalReader:
 
     def _rows(self, query: str, *values: object) -> list[dict[str, Any]]:
         try:
-            cursor = self._db.execute(query, values)
+            cursor = self.db.execute(query, values)
             names = [column[0] for column in cursor.description or ()]
             return [dict(zip(names, row, strict=True)) for row in cursor]
         except sqlite3.Error as error:

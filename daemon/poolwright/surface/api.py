@@ -1,6 +1,5 @@
 """The read-only API under /api/v1: one table of routes, from which OpenAPI is made as well."""
 
-import sqlite3
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
@@ -12,6 +11,8 @@ from poolwright.core.model import Plan
 from poolwright.core.reasons import REASONS
 from poolwright.engine.snapshot import PoolSnapshot, Snapshot
 from poolwright.journal.notable import Notable, notable, windows
+from poolwright.journal.query import JournalReader
+from poolwright.surface.account import Explanation
 from poolwright.surface.book import Book
 from poolwright.surface.events import Events
 from poolwright.surface.history import History, HistoryAnswer
@@ -21,6 +22,7 @@ from poolwright.surface.point import UnixSeconds
 from poolwright.surface.problem import problem
 from poolwright.surface.query import BadQuery, read_query
 from poolwright.surface.records import Busy, Records
+from poolwright.surface.story import explanation, tell
 
 T = TypeVar("T")
 
@@ -141,7 +143,7 @@ class Api:
             raise Refused(404, f"nothing is learned of {name!r} yet: its first plan is to come")
         return pool, pool.plan
 
-    async def ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
+    async def ask(self, question: Callable[[JournalReader], T]) -> T:
         """What the journal says; Refused when it cannot say it now."""
         if self._records is None:
             raise Refused(503, "there is no journal")
@@ -204,7 +206,7 @@ async def _decisions(api: Api, request: Request, query: DecisionsQuery) -> list[
     name = api.pool(request.pool).pool
     from_s, to_s = span(query.from_s, query.to_s, api.snapshot().wall_ns / 1e9)
     begin, end = int(from_s * 1e9), int(to_s * 1e9)
-    found = await api.ask(lambda db: notable(db, name, begin, end, query.limit))
+    found = await api.ask(lambda reader: notable(reader.db, name, begin, end, query.limit))
     return [_line(one) for one in found]
 
 
@@ -225,9 +227,24 @@ def _line(found: Notable) -> DecisionLine:
     )
 
 
+async def _decision(api: Api, request: Request, _query: NoQuery) -> Explanation:
+    name, asked = api.pool(request.pool).pool, request.named["id"]
+    # SQLite counts to 2^63 - 1
+    number = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 19 else -1
+
+    def told(reader: JournalReader) -> Explanation | None:
+        row = reader.decision(number)
+        return None if row is None or row.pool != name else explanation(row, tell(reader, row))
+
+    found = await api.ask(told)
+    if found is None:
+        raise Refused(404, f"pool {name!r} has no decision {asked!r}, or it is no longer kept")
+    return found
+
+
 async def _surrogate(api: Api, request: Request, _query: NoQuery) -> SurrogateAnswer:
     pool, plan = api.plan(request.pool)
-    return surrogate(pool, plan, await api.ask(lambda db: windows(db, pool.pool)))
+    return surrogate(pool, plan, await api.ask(lambda reader: windows(reader.db, pool.pool)))
 
 
 ROUTES: tuple[Route, ...] = (
@@ -259,6 +276,13 @@ ROUTES: tuple[Route, ...] = (
         find=_decisions,
         answers=list[DecisionLine],
         query=DecisionsQuery,
+        refusals=(404, 503),
+    ),
+    Route(
+        path="/pools/{pool}/decisions/{id}",
+        about="Why a decision was made, and what came of it; `text` is for people",
+        find=_decision,
+        answers=Explanation,
         refusals=(404, 503),
     ),
     Route(

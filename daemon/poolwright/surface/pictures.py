@@ -8,8 +8,8 @@ import msgspec
 from poolwright.core.model import Candidate, Estimate, Observation, Plan, Setting
 from poolwright.core.vocabulary import Verdict
 from poolwright.engine.snapshot import PoolSnapshot
+from poolwright.surface.words import Z_90
 
-_Z_90 = 1.645  # 90 % of a normal distribution lies within so many standard deviations
 _REFUSED = (Verdict.UNSAFE_SLO, Verdict.UNSAFE_MEMORY)
 Known = list[float | None]
 
@@ -158,8 +158,8 @@ def _band(estimates: list[Estimate] | list[Estimate | None]) -> Band:
     band = Band(mean=[], low=[], high=[])
     for one in estimates:
         band.mean.append(None if one is None else one.mean)
-        band.low.append(None if one is None else max(0.0, one.mean - _Z_90 * one.std))
-        band.high.append(None if one is None else one.mean + _Z_90 * one.std)
+        band.low.append(None if one is None else max(0.0, one.mean - Z_90 * one.std))
+        band.high.append(None if one is None else one.mean + Z_90 * one.std)
     return band
 
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from poolwright.core.errors import PlantFault
 from poolwright.journal import schema
+from poolwright.journal.query import JournalReader
 
 T = TypeVar("T")
 
@@ -32,7 +33,7 @@ class Records:
         self._waiting = 0
         self._thread: ThreadPoolExecutor | None = None
 
-    async def ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
+    async def ask(self, question: Callable[[JournalReader], T]) -> T:
         """The answer. Raises Busy: too many ask, it takes too long, or it cannot be read."""
         if self._waiting >= MOST_WAITING:
             raise Busy(f"{MOST_WAITING} questions to the journal wait already")
@@ -52,7 +53,7 @@ class Records:
             self._thread.shutdown(wait=False, cancel_futures=True)
             self._thread = None
 
-    def _answer(self, question: Callable[[sqlite3.Connection], T]) -> T:
+    def _answer(self, question: Callable[[JournalReader], T]) -> T:
         until = time.monotonic() + LIMIT_S
         try:
             db = schema.connect_read_only(self.path)
@@ -60,12 +61,10 @@ class Records:
                 db.set_progress_handler(lambda: time.monotonic() > until, _OPS)
                 db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
                 db.execute("BEGIN")  # one moment, whatever is written meanwhile
-                return question(db)
+                return question(JournalReader(self.path, db))
             finally:
                 db.close()
-        except sqlite3.OperationalError as error:
-            if time.monotonic() > until:
-                raise Busy(f"the journal did not answer within {LIMIT_S:g} s") from error
-            raise Busy(f"the journal cannot be read: {error}") from error
         except (PlantFault, sqlite3.Error) as error:
-            raise Busy(str(error)) from error
+            late = time.monotonic() > until
+            why = f"the journal did not answer within {LIMIT_S:g} s" if late else str(error)
+            raise Busy(why) from error
