@@ -19,6 +19,7 @@ from poolwright.surface.message import Handler, Request, Response, text
 from poolwright.surface.metrics import Exposition
 from poolwright.surface.page import STYLE, page
 from poolwright.surface.records import Records
+from poolwright.surface.route import Sources
 from poolwright.surface.server import Server, bind_tcp
 from poolwright.surface.static_files import StaticFiles
 from poolwright.surface.words import ready, seen_once
@@ -125,7 +126,7 @@ class Surface:
         self.address = f"[{there[0]}]:{there[1]}" if ":" in there[0] else f"{there[0]}:{there[1]}"
 
     def _routes(self) -> dict[str, dict[str, Handler]]:
-        api = Api(self._latest, self._book, self._events, self._records)
+        api = Api(Sources(self._latest, self._book, self._records), self._events)
         pages: dict[str, Handler] = {
             "/": self._static.index,
             "/assets/{file}": self._static.asset,
