@@ -144,8 +144,8 @@ async def _decisions(
     sources: Sources, request: Request, query: DecisionsQuery
 ) -> list[DecisionLine]:
     name = sources.pool(request.pool).pool
-    from_s, to_s = span(query.from_s, query.to_s, sources.snapshot().wall_ns / 1e9)
-    begin, end = int(from_s * 1e9), int(to_s * 1e9)
+    asked = span(query, sources.snapshot().wall_ns / 1e9)
+    begin, end = (min(int(at_s * 1e9), _LATEST_NS) for at_s in asked)
     found = await sources.ask(lambda reader: notable(reader.db, name, begin, end, query.limit))
     return [_line(one) for one in found]
 

@@ -32,17 +32,16 @@ _ABOUT = (
 def describe_api(routes: Iterable[Route]) -> dict[str, Any]:
     """The whole description."""
     routes = tuple(routes)
-    kinds = [
-        Problem,
-        TickEvent,
-        *(kind for route in routes for kind in (route.answers, route.query)),
-    ]
-    schemas, components = msgspec.json.schema_components(kinds, ref_template=_REF)
+    kinds: list[Any] = [Problem, TickEvent]
+    kinds += [route.answers for route in routes] + [route.query for route in routes]
+    (_, _, *found), components = msgspec.json.schema_components(kinds, ref_template=_REF)
+    answers, queries = found[: len(routes)], found[len(routes) :]
     paths: dict[str, Any] = {}
-    for route, (answer, query) in zip(routes, _pairs(schemas[2:]), strict=True):
-        wanted = components[query["$ref"].rpartition("/")[2]]
-        paths[f"{API}{route.path}"] = {"get": _operation(route, answer, wanted)}
+    for route, answer, query in zip(routes, answers, queries, strict=True):
+        asked = components[query["$ref"].rpartition("/")[2]]
+        paths[f"{API}{route.path}"] = {"get": _operation(route, answer, asked)}
     paths[f"{API}/events"] = {"get": _events()}
+    paths[f"{API}/openapi.json"] = {"get": _itself()}
     for page, about in _PAGES.items():
         paths[page] = {"get": _page(page, about)}
     used = _reached(paths, components)
