@@ -188,7 +188,11 @@ class JournalReader:
 
     def batches(self, run: int, first_tick: int | None = None) -> Iterator[BatchRow]:
         """The batches of a run in order, from the one that holds `first_tick` on."""
-        seq = -1 if first_tick is None else self._seq_before(run, first_tick)
+        yield from self._batches_after(
+            run, -1 if first_tick is None else self._seq_before(run, "last_tick", first_tick)
+        )
+
+    def _batches_after(self, run: int, seq: int) -> Iterator[BatchRow]:
         while True:
             rows = self._rows(
                 "SELECT * FROM batches WHERE run = ? AND seq > ? ORDER BY seq LIMIT 16", run, seq
@@ -199,8 +203,8 @@ class JournalReader:
                 yield BatchRow(**row)
             seq = int(rows[-1]["seq"])
 
-    def _seq_before(self, run: int, tick: int) -> int:
-        """The newest batch that ends before a tick. Ticks ascend with seq: no index is needed."""
+    def _seq_before(self, run: int, end: str, at: int) -> int:
+        """The newest batch whose `end` is before `at`. It ascends with seq: no index is needed."""
         ends = self._rows(
             "SELECT min(seq) AS low, max(seq) AS high FROM batches WHERE run = ?", run
         )
@@ -208,11 +212,11 @@ class JournalReader:
         while low < high:
             middle = (low + high) // 2
             batch = self._rows(
-                "SELECT seq, last_tick FROM batches WHERE run = ? AND seq >= ?"
+                "SELECT seq, last_tick, last_wall_ns FROM batches WHERE run = ? AND seq >= ?"
                 " ORDER BY seq LIMIT 1",
                 run, middle,
             )  # fmt: skip
-            if not batch or batch[0]["last_tick"] >= tick:
+            if not batch or batch[0][end] >= at:
                 high = middle
             else:
                 low = batch[0]["seq"] + 1
@@ -260,6 +264,15 @@ class JournalReader:
             step = record.decode_line(line)
             if first_tick is None or step.tick.index >= first_tick:
                 yield self.with_plan(run, step)
+
+    def steps_since(self, run: int, wall_ns: int) -> Iterator[Step]:
+        """The kept ticks of a run from a time on (or up to a batch earlier), without their plans.
+
+        UnknownRecord at the first one that cannot be read.
+        """
+        dictionary = self.dictionary(run)
+        for batch in self._batches_after(run, self._seq_before(run, "last_wall_ns", wall_ns)):
+            yield from map(record.decode_line, record.unpack(batch.blob, dictionary))
 
     def step(self, run: int, tick: int) -> Step | None:
         """One tick; None when the journal does not have it."""
