@@ -123,15 +123,17 @@ def inside(path, moments, *, cold):
 
 def what_is_kept(path):
     with JournalReader(path) as reader:
-        rows = reader.headers(reader.runs()[0].id)
-        first = reader.db.execute("SELECT min(wall_ns), count(*) FROM decisions").fetchone()
-        plans = reader.db.execute("SELECT count(*) FROM plans").fetchone()[0]
-        last = rows[-1].last_wall_ns
+        ticks, last = reader.db.execute(
+            "SELECT min(first_wall_ns), max(last_wall_ns) FROM batches"
+        ).fetchone()
+        first, count = reader.db.execute("SELECT min(wall_ns), count(*) FROM decisions").fetchone()
+        plans, blobs = reader.db.execute("SELECT count(*), sum(length(blob)) FROM plans").fetchone()
         return {
-            "days_of_ticks": round((last - rows[0].first_wall_ns) / 86400e9, 2),
-            "days_of_decisions": round((last - first[0]) / 86400e9, 2),
-            "decisions": first[1],
+            "days_of_ticks": round((last - ticks) / 86400e9, 2),
+            "days_of_decisions": round((last - first) / 86400e9, 2),
+            "decisions": count,
             "plans": plans,
+            "plans_MB": round(blobs / 1e6, 1),
         }
 
 
