@@ -70,6 +70,7 @@ bench: .venv/.ready bench-search
 	@$(PY) bench/converge/run.py --servers gunicorn --bad 5 --runs 10
 	@$(PY) bench/autoscale.py
 	@$(PY) bench/ingest.py
+	@$(PY) bench/journal.py
 
 .venv-bench/.ready: pyproject.toml
 	@echo "== setting up .venv-bench with the peers (torch is large; some minutes)"

@@ -56,6 +56,53 @@ def test_a_size_is_kept_and_the_newest_stays(path, bench):
             replay(reader, run, lambda *_: None)
 
 
+def plans_of(path):
+    """The plan that is kept for each notable decision that had one, and the ticks of all plans."""
+    with JournalReader(path) as reader:
+        rows = [row for row in reader.decisions("web") if row.plan_version is not None]
+        found = [(row, reader.plan_before(row.run, row.tick)) for row in rows]
+        return found, [tick for (tick,) in reader.db.execute("SELECT tick FROM plans ORDER BY id")]
+
+
+def test_a_decision_whose_tick_is_gone_has_its_plan(path, bench):
+    journal = SqliteJournal(path, max_bytes=600_000)
+    run = long_life(journal, bench, 2_000)
+    journal.close()
+    with JournalReader(path) as reader:
+        first = next(reader.steps(run)).tick.index
+        assert verify(reader).damage == ()
+    found, _ = plans_of(path)
+    assert sum(row.tick < first for row, _ in found) > 20
+    assert all(plan is not None and plan.version == row.plan_version for row, plan in found)
+
+
+def test_plans_go_with_their_decisions(path, bench):
+    journal = SqliteJournal(path, max_age_s=1_800.0)
+    long_life(journal, bench, 2_500, step_s=10.0)
+    journal.close()
+    found, plans = plans_of(path)
+    recent = [(row, plan) for row, plan in found if row.tick > 2_500 - 180]
+    assert recent
+    assert all(plan is not None and plan.version == row.plan_version for row, plan in recent)
+    assert sum(tick < 2_500 - 180 - 700 for tick in plans) <= 1
+
+
+def test_a_tick_is_found_wherever_it_lies(path, bench):
+    journal = SqliteJournal(path, max_bytes=500_000)
+    run = long_life(journal, bench, 2_000)
+    journal.close()
+    with JournalReader(path) as reader:
+        first = next(reader.steps(run)).tick.index
+        assert 100 < first < 1_900
+        for wanted in (0, first - 1, first, first + 1, 1_900, 1_989, 1_990, 1_999, 2_000):
+            step = reader.step(run, wanted)
+            there = first <= wanted < 2_000
+            assert (None if step is None else step.tick.index) == (wanted if there else None)
+            if step is not None:
+                since = next(reader.steps_since(run, step.tick.wall_ns)).tick.index
+                assert wanted - 10 < since <= wanted
+
+
 def test_an_age_is_kept(path, bench):
     journal = SqliteJournal(path, max_age_s=3600.0)
     run = long_life(journal, bench, 2_500, step_s=10.0)

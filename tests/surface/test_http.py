@@ -11,17 +11,27 @@ from asking import Client
 from poolwright.core.errors import PlantFault
 from poolwright.engine.snapshot import PoolSnapshot, Snapshot
 from poolwright.surface.asked import BODIES
+from poolwright.surface.connection import MOST_HEAD_BYTES
 from poolwright.surface.http import Surface, host_port
-from poolwright.surface.server import MOST_CONNECTIONS, MOST_HEAD_BYTES
+from poolwright.surface.server import MOST_CONNECTIONS
 
 pytestmark = pytest.mark.e2e
 
-PATHS = ("/", "/metrics", "/healthz", "/readyz", "/api/v1/status", "/api/v1/status/web")
+PATHS = ("/plain", "/metrics", "/healthz", "/readyz", "/api/v1/status", "/api/v1/status/web")
 
 
 async def got(client, path, **kwargs):
     answer = await client.get(path, **kwargs)
     return answer.status, answer.text
+
+
+async def refused(client, path):
+    """The status and the detail of a problem under /api/v1."""
+    answer = await client.get(f"/api/v1{path}")
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    said = answer.json()
+    assert said["status"] == answer.status
+    return said["status"], said["detail"]
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -94,10 +104,12 @@ async def test_one_pool_that_stands_still_is_enough(client, world):
 
 async def test_before_the_first_tick_nothing_is_claimed(client, world):
     world.snapshot = None
-    for path in ("/healthz", "/readyz", "/api/v1/status", "/api/v1/status/web"):
+    for path in ("/healthz", "/readyz"):
         assert await got(client, path) == (503, "no tick has been made yet\n")
+    for path in ("/status", "/status/web", "/pools/web/history"):
+        assert await refused(client, path) == (503, "no tick has been made yet")
     assert (await got(client, "/metrics"))[0] == 200
-    assert "no tick has been made yet" in (await got(client, "/"))[1]
+    assert "no tick has been made yet" in (await got(client, "/plain"))[1]
 
 
 async def test_ready_when_every_pool_was_seen_once(client, world):
@@ -112,7 +124,7 @@ async def test_the_status_is_the_whole_snapshot(client, world):
     assert msgspec.json.decode(text, type=Snapshot) == world.snapshot
     _, text = await got(client, "/api/v1/status/web")
     assert msgspec.json.decode(text, type=PoolSnapshot) == world.snapshot.pools[0]
-    assert await got(client, "/api/v1/status/mail") == (404, "no pool 'mail'; there is web\n")
+    assert await refused(client, "/status/mail") == (404, "no pool 'mail'; there is web")
 
 
 async def test_the_page_runs_no_script_and_escapes(client, world):
@@ -122,7 +134,7 @@ async def test_the_page_runs_no_script_and_escapes(client, world):
         ),
         journal_error="<b>disk</b> full",
     )
-    _, text = await got(client, "/")
+    _, text = await got(client, "/plain")
     for bad in ("<script", "<img", "<b>disk"):
         assert bad not in text
     assert "&lt;script&gt;x&lt;/script&gt;" in text
@@ -135,7 +147,7 @@ async def test_the_page_tells_what_stands_and_what_is_refused(client, world):
     world.snapshot = make.snapshot(
         make.busy_pool(), policy_error="10-site.yaml:3:5: workers: min 9 > max 4"
     )
-    _, text = await got(client, "/")
+    _, text = await got(client, "/plain")
     for said in (
         "<li>the policy on disk is refused and the one before stays in force: 10-site.yaml:3:5",
         "expected gain 12 % ± 7.8 % (95 %), P(safe) 0.97",
@@ -158,7 +170,7 @@ async def test_big_requests_are_refused(client):
 @pytest.mark.parametrize("name", ["a/b", "ü p%", "{pool}"])
 async def test_a_pool_of_any_name_has_its_page(client, world, name):
     world.snapshot = make.snapshot(make.pool_snapshot(name))
-    _, text = await got(client, "/")
+    _, text = await got(client, "/plain")
     link = text.partition('href="/api/v1/status/')[2].partition('"')[0]
     status, text = await got(client, f"/api/v1/status/{link}")
     assert (status, msgspec.json.decode(text, type=PoolSnapshot).pool) == (200, name)

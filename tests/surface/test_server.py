@@ -11,8 +11,11 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
+from poolwright.surface import connection
 from poolwright.surface import server as tested
-from poolwright.surface.server import MOST_CONNECTIONS, MOST_HEAD_BYTES, Response, Server, bind_tcp
+from poolwright.surface.connection import MOST_HEAD_BYTES
+from poolwright.surface.message import Response
+from poolwright.surface.server import MOST_CONNECTIONS, Server, bind_tcp
 
 pytestmark = pytest.mark.e2e
 
@@ -86,7 +89,7 @@ async def serving(**constants):
     site = Site()
     with pytest.MonkeyPatch.context() as patch:
         for name, value in constants.items():
-            patch.setattr(tested, name, value)
+            patch.setattr(connection, name, value)
         bound = bind_tcp("127.0.0.1", 0)
         site.address = bound.getsockname()
         await site.server.listen(bound)

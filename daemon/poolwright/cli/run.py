@@ -42,10 +42,17 @@ def run(args: argparse.Namespace) -> int:
 async def _main(path: Path) -> None:
     config = load_config(path)
     daemon = Daemon(path, config, Notifier.from_environment())
-    surface = Surface(daemon.snapshot)
+    pools = [pool.name for pool in config.pools]
+    surface = Surface(daemon.snapshot, journal=Path(config.journal), pools=pools)
 
     async def start() -> None:
-        await surface.start(config.listen, config.control, daemon.command, config.control_group)
+        await surface.start(
+            config.listen,
+            config.control,
+            daemon.command,
+            config.control_group,
+            allowed_hosts=config.allowed_hosts,
+        )
 
     await daemon.run(start, surface.close, surface.published)
 

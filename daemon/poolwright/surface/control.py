@@ -17,7 +17,8 @@ from poolwright.core.errors import PlantFault
 from poolwright.core.model import Command, CommandKind
 from poolwright.engine.snapshot import PoolSnapshot, Snapshot
 from poolwright.surface.asked import BODIES, UnknownBaseline, command_of
-from poolwright.surface.server import Handler, Request, Response, Server
+from poolwright.surface.message import Handler, Request, Response
+from poolwright.surface.server import Server
 
 MODE = 0o660
 BODY_LIMIT = 4096

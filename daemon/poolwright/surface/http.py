@@ -1,27 +1,51 @@
 """The read-only surface over TCP, and the start and end of both servers."""
 
+import asyncio
+import base64
+import hashlib
+import logging
 import time
-from collections.abc import Callable
-
-import msgspec
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from poolwright import __version__
 from poolwright.core.errors import PlantFault
 from poolwright.core.model import Command
 from poolwright.engine.snapshot import Snapshot
 from poolwright.surface import control as control_socket
+from poolwright.surface.api import Api
+from poolwright.surface.book import Book
+from poolwright.surface.events import Events
+from poolwright.surface.gate import gate
+from poolwright.surface.message import Handler, Request, Response, text
 from poolwright.surface.metrics import Exposition
-from poolwright.surface.page import page
-from poolwright.surface.server import Handler, Request, Response, Server, bind_tcp, text
+from poolwright.surface.page import STYLE, page
+from poolwright.surface.past import refill
+from poolwright.surface.records import Records
+from poolwright.surface.route import Sources
+from poolwright.surface.server import Server, bind_tcp
+from poolwright.surface.static_files import StaticFiles
 from poolwright.surface.words import ready, seen_once
 
 RECENT_CADENCES = 5  # a snapshot older than this many cadences means that the loop stands still
 
+_NOWHERE = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+_OWN = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data:"
+)
 _HEADERS = (
     ("Cache-Control", "no-store"),
     ("X-Content-Type-Options", "nosniff"),
-    ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'"),
+    ("Content-Security-Policy", f"{_OWN}; {_NOWHERE}"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("Cross-Origin-Embedder-Policy", "require-corp"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
 )
+_STYLE_DIGEST = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+_PLAIN_POLICY = f"default-src 'none'; style-src 'sha256-{_STYLE_DIGEST}'; {_NOWHERE}"
+_LOG = logging.getLogger("poolwright")
 
 
 class Surface:
@@ -31,18 +55,30 @@ class Surface:
         self,
         latest: Callable[[], Snapshot | None],
         mono_ns: Callable[[], int] = time.monotonic_ns,
+        journal: Path | None = None,
+        pools: Sequence[str] = (),
     ) -> None:
-        """`latest`: the newest Snapshot, None before the first; `mono_ns`: the ticks' clock."""
+        """`latest`: the newest Snapshot, None before the first; `mono_ns`: the ticks' clock.
+
+        `journal`: what is asked about the past of `pools`; it is only read.
+        """
         self._latest = latest
         self._mono_ns = mono_ns
         self._exposition = Exposition(__version__, latest)
+        self._events = Events()
+        self._book = Book(self._events.published)
+        self._records = None if journal is None else Records(journal)
+        self._pools = list(pools)
+        self._static = StaticFiles()
         self._server: Server | None = None
         self._control: control_socket.ControlServer | None = None
+        self._refilling: asyncio.Task[None] | None = None
         self.address = ""  # host:port that is listened on, once started
 
     def published(self, snapshot: Snapshot) -> None:
-        """To be called once a slot, so that every tick's duration is counted."""
+        """To be called once a slot, so that every tick is counted, kept and told."""
         self._exposition.collector.published(snapshot)
+        self._book.published(snapshot)
 
     async def start(
         self,
@@ -50,8 +86,11 @@ class Surface:
         control: str | None,
         command: Callable[[str, Command], str],
         control_group: str | None = None,
+        allowed_hosts: Sequence[str] = (),
     ) -> None:
         """Listen at `listen` (host:port) and at the UNIX socket `control`, each if given.
+
+        `allowed_hosts`: names in a Host header that are ours, beside `listen`'s own.
 
         `command` takes a pool's name and what an operator asks of it, and says why it is refused
         (KeyError: no such pool; "": it is accepted).
@@ -60,7 +99,7 @@ class Surface:
         """
         try:
             if listen is not None:
-                await self._listen(listen)
+                await self._listen(listen, allowed_hosts)
             if control is not None:
                 server = control_socket.ControlServer(control, command, self._latest, control_group)
                 await server.start()
@@ -77,33 +116,55 @@ class Surface:
         if self._server is not None:
             await self._server.close()
             self._server = None
+        if self._refilling is not None:
+            self._refilling.cancel()
+            await asyncio.wait([self._refilling])
+            self._refilling = None
+        if self._records is not None:
+            self._records.close()
 
-    async def _listen(self, listen: str) -> None:
+    async def _listen(self, listen: str, allowed_hosts: Sequence[str]) -> None:
         host, port = host_port(listen)
-        server = Server(self._routes(), most_body_bytes=0, headers=_HEADERS)
         try:
             bound = bind_tcp(host, port)
             there = bound.getsockname()
+            admits = gate(host, there[0], allowed_hosts)
+            server = Server(self._routes(), most_body_bytes=0, headers=_HEADERS, gate=admits)
             await server.listen(bound)
         except OSError as error:
             raise PlantFault(f"cannot listen on {listen}: {error.strerror or error}") from error
         self._server = server
+        if self._records is not None:
+            self._refilling = asyncio.create_task(self._refill(self._records.path), name="past")
         self.address = f"[{there[0]}]:{there[1]}" if ":" in there[0] else f"{there[0]}:{there[1]}"
 
+    async def _refill(self, journal: Path) -> None:
+        """The picture of the last day survives a restart."""
+        try:
+            await refill(self._book, journal, self._pools)
+        except OSError as error:
+            _LOG.warning("the charts begin now: %s", error)
+
     def _routes(self) -> dict[str, dict[str, Handler]]:
+        api = Api(Sources(self._latest, self._book, self._records), self._events)
         pages: dict[str, Handler] = {
-            "/": self._index,
+            "/": self._static.index,
+            "/assets/{file}": self._static.asset,
+            "/plain": self._plain,
             "/metrics": self._metrics,
             "/healthz": self._healthz,
             "/readyz": self._readyz,
-            "/api/v1/status": self._status,
-            "/api/v1/status/{pool}": self._pool_status,
+            **api.handlers(),
         }
         return {path: {"GET": handler} for path, handler in pages.items()}
 
-    def _index(self, _request: Request) -> Response:
-        body = page(self._latest(), self._stale()).encode()
-        return Response(status=200, body=body, content_type="text/html; charset=utf-8")
+    def _plain(self, _request: Request) -> Response:
+        return Response(
+            status=200,
+            body=page(self._latest(), self._stale()).encode(),
+            content_type="text/html; charset=utf-8",
+            headers=(("Content-Security-Policy", _PLAIN_POLICY),),
+        )
 
     def _metrics(self, request: Request) -> Response:
         body, content_type = self._exposition.render(request.headers.get("accept", ""))
@@ -122,21 +183,6 @@ class Surface:
         unseen = [pool.pool for pool in snapshot.pools if not seen_once(pool)]
         what = f"not seen yet: {', '.join(unseen)}" if unseen else "no pool is configured"
         return text(503, what)
-
-    def _status(self, _request: Request) -> Response:
-        snapshot = self._latest()
-        if snapshot is None:
-            return text(503, "no tick has been made yet")
-        return _json(snapshot)
-
-    def _pool_status(self, request: Request) -> Response:
-        name, snapshot = request.pool, self._latest()
-        if snapshot is None:
-            return text(503, "no tick has been made yet")
-        for pool in snapshot.pools:
-            if pool.pool == name:
-                return _json(pool)
-        return text(404, f"no pool {name!r}; there is {', '.join(p.pool for p in snapshot.pools)}")
 
     def _stale(self) -> str:
         """Why the loop seems to stand still; empty when it does not. The slowest pool counts."""
@@ -159,8 +205,3 @@ def host_port(listen: str) -> tuple[str, int]:
     if not (whole and port.isascii() and port.isdigit() and int(port) < 65536):
         raise PlantFault(f"cannot listen on {listen!r}: not of the form host:port")
     return bare, int(port)
-
-
-def _json(value: object) -> Response:
-    body = msgspec.json.encode(value)
-    return Response(status=200, body=body, content_type="application/json")

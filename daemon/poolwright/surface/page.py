@@ -10,16 +10,19 @@ from poolwright.surface.words import number, seconds, troubles, utc
 
 COLUMNS = ("pool", "phase", "applied", "wanted", "load", "p50", "p99", "cpu", "power", "why")
 
-_HEAD = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>poolwright</title>
-<meta http-equiv="refresh" content="5">
-<style>body{font:14px sans-serif;margin:2em}table{border-collapse:collapse}
+STYLE = """
+body{font:14px sans-serif;margin:2em}table{border-collapse:collapse}
 td,th{border:1px solid #999;padding:.3em .6em;text-align:left}li{color:#a00}
 h2{font-size:1.1em;margin:1.5em 0 .3em}dl{display:grid;grid-template-columns:8em 1fr;margin:0}
-dt{color:#555}dd{margin:0 0 .2em;overflow-wrap:anywhere}.ask{font-weight:bold}</style></head><body>
+dt{color:#555}dd{margin:0 0 .2em;overflow-wrap:anywhere}.ask{font-weight:bold}
+"""
+_HEAD = f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>poolwright</title>
+<meta http-equiv="refresh" content="5">
+<style>{STYLE}</style></head><body>
 <h1>poolwright</h1>
 """
-_LINKS = ("/metrics", "/healthz", "/readyz", "/api/v1/status")
+_LINKS = ("/", "/metrics", "/healthz", "/readyz", "/api/v1/status")
 
 
 def row(pool: PoolSnapshot) -> tuple[str, ...]:

@@ -1,81 +1,29 @@
-"""A small HTTP/1.1 server for both sockets: h11 knows the protocol, this when it is enough.
+"""A small HTTP/1.1 server for both sockets: what is served at which path.
 
-Handlers are plain functions: what they serve is in memory. So an answer is written in the same
-turn of the loop in which its request was whole, and there is never a handler to cancel.
+Most of what handlers serve is in memory: such an answer is written in the same turn of the loop in
+which its request was whole. What is not (the journal) is answered by an awaitable.
 """
 
 import asyncio
 import logging
 import socket
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Awaitable, Callable, Mapping
 from urllib.parse import unquote
 
 import h11
 
+from poolwright.surface.connection import Connection
+from poolwright.surface.message import Handler, Headers, Request, Response, Stream, text
+
 MOST_CONNECTIONS = 64
 BACKLOG = 16
-MOST_HEAD_BYTES = 8192  # request line and headers together
-HEAD_S = 5.0  # from a request's first byte, or the connection, until its last byte
-IDLE_S = 30.0  # between two requests
-WRITE_S = 10.0  # in which a client must have taken what waits for it
-LINGER_S = 1.0  # after the last answer, so that a client that still sends can read it
 CLOSE_S = 0.5  # in which `Server.close` lets answers reach their clients
 
-_REASONS = {
-    200: "OK",
-    202: "Accepted",
-    400: "Bad Request",
-    403: "Forbidden",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    408: "Request Timeout",
-    409: "Conflict",
-    413: "Content Too Large",
-    431: "Request Header Fields Too Large",
-    500: "Internal Server Error",
-    501: "Not Implemented",
-    503: "Service Unavailable",
-}
 _LOG = logging.getLogger("poolwright")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """A whole request. Names of headers are in lower case; of one sent twice the last counts."""
-
-    method: str
-    path: str  # decoded, without the query
-    pool: str  # what stands for {pool} in the route, "" where nothing does
-    headers: Mapping[str, str]
-    body: bytes
-    connection: socket.socket
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Response:
-    """An answer. Its length and the date are added."""
-
-    status: int
-    body: bytes
-    content_type: str
-    headers: tuple[tuple[str, str], ...] = ()
-
-
-Handler = Callable[[Request], Response]
-
-
-def text(status: int, said: str, *headers: tuple[str, str]) -> Response:
-    """One line of plain text."""
-    body = f"{said}\n".encode()
-    kind = "text/plain; charset=utf-8"
-    return Response(status=status, body=body, content_type=kind, headers=headers)
-
-
 class Server:
-    """Serves `routes`: path -> method -> handler, where a part of a path may be `{pool}`.
+    """Serves `routes`: path -> method -> handler, where a part of a path may be `{name}`.
 
     HEAD is served wherever GET is. A handler's exception is logged and answered with status 500.
     """
@@ -85,14 +33,19 @@ class Server:
         routes: Mapping[str, Mapping[str, Handler]],
         *,
         most_body_bytes: int,
-        headers: tuple[tuple[str, str], ...] = (),
+        headers: Headers = (),
+        gate: Callable[[Request], Response | None] | None = None,
     ) -> None:
-        """`headers` go with every answer; a longer body is refused with status 413."""
+        """`headers` go with every answer; a longer body is refused with status 413.
+
+        `gate` may answer a request in place of its page.
+        """
         self.most_body_bytes = most_body_bytes
         self.headers = headers
+        self._gate = gate
         self._routes = {tuple(path.split("/")): methods for path, methods in routes.items()}
         self._listener: asyncio.Server | None = None
-        self._open: dict[_Connection, None] = {}  # in the order in which they came
+        self._open: dict[Connection, None] = {}  # in the order in which they came
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -103,7 +56,7 @@ class Server:
         # the two calls are one in asyncio, but not in uvloop
         create = loop.create_unix_server if bound.family == socket.AF_UNIX else loop.create_server
         try:
-            self._listener = await create(lambda: _Connection(self), sock=bound, backlog=BACKLOG)
+            self._listener = await create(lambda: Connection(self), sock=bound, backlog=BACKLOG)
         except BaseException:
             bound.close()
             raise
@@ -123,7 +76,7 @@ class Server:
                 connection.abort()
             await self._empty.wait()
 
-    def admit(self, new: "_Connection") -> None:
+    def admit(self, new: Connection) -> None:
         """Count a connection; the oldest makes room for it, so that a scrape still gets in."""
         while len(self._open) >= MOST_CONNECTIONS:
             oldest = next(iter(self._open))
@@ -132,228 +85,75 @@ class Server:
         self._open[new] = None
         self._empty.clear()
 
-    def forget(self, gone: "_Connection") -> None:
+    def forget(self, gone: Connection) -> None:
         """A connection has ended."""
         self._open.pop(gone, None)
         if not self._open:
             self._empty.set()
 
-    def answer(self, head: h11.Request, body: bytes, connection: socket.socket) -> Response:
+    def answer(
+        self, head: h11.Request, body: bytes, connection: socket.socket
+    ) -> Response | Awaitable[Response] | Stream:
         """The answer to a whole request; never raises."""
         method, target = head.method.decode(), head.target.decode("latin-1")
-        parts = tuple(unquote(part) for part in _path(target).split("/"))
-        methods, pool = self._route(parts)
-        handler = methods.get("GET" if method == "HEAD" else method)
-        if not methods:
-            return text(404, "there is no such page")
-        if handler is None:
-            allowed = [*methods, "HEAD"] if "GET" in methods else [*methods]
-            return text(405, f"{method} is not for this page", ("Allow", ", ".join(allowed)))
+        path, query = _split(target)
+        parts = tuple(unquote(part) for part in path.split("/"))
+        methods, named = self._route(parts)
         request = Request(
             method=method,
             path="/".join(parts),
-            pool=pool,
+            named=named,
+            query=query,
             headers={name.decode(): value.decode("latin-1") for name, value in head.headers},
             body=body,
             connection=connection,
         )
+        refused = None if self._gate is None else self._gate(request)
+        if refused is not None:
+            return refused
+        if not methods:
+            return text(404, "there is no such page")
+        handler = methods.get("GET" if method == "HEAD" else method)
+        if handler is None:
+            allowed = [*methods, "HEAD"] if "GET" in methods else [*methods]
+            return text(405, f"{method} is not for this page", ("Allow", ", ".join(allowed)))
         try:
-            return handler(request)
+            answer = handler(request)
         except Exception:  # noqa: BLE001 - logged; one page must not end the daemon
-            _LOG.exception("%s %s failed", method, target)
-            return text(500, "poolwright failed to answer; its log says why")
+            return _failed(request)
+        return answer if isinstance(answer, (Response, Stream)) else _awaited(request, answer)
 
-    def _route(self, parts: Sequence[str]) -> tuple[Mapping[str, Handler], str]:
+    def _route(self, parts: tuple[str, ...]) -> tuple[Mapping[str, Handler], Mapping[str, str]]:
         for route, methods in self._routes.items():
-            pairs = list(zip(route, parts, strict=False))
-            if len(route) == len(parts) and all(
-                wanted == part or (wanted == "{pool}" and part) for wanted, part in pairs
-            ):
-                return methods, next((part for wanted, part in pairs if wanted == "{pool}"), "")
-        return {}, ""
+            if len(route) == len(parts) and all(map(_fits, route, parts)):
+                pairs = zip(route, parts, strict=True)
+                return methods, {name[1:-1]: part for name, part in pairs if name[:1] == "{"}
+        return {}, {}
 
 
-class _Connection(asyncio.Protocol):
-    """One client. A single timer runs all its life: see `_within`."""
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MOST_HEAD_BYTES)
-        self._transport: asyncio.Transport
-        self._timer: asyncio.TimerHandle | None = None
-        self._head: h11.Request | None = None  # of the request that is coming in
-        self._body = bytearray()
-        self._begun: bool | None = True  # part of a request is here; None: to be found out
-        self._blocked = False  # the client does not take what it asked for
-        self._ending = False  # the last answer is written
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one by its methods
-        self._within(HEAD_S, self._late)
-        self._server.admit(self)
-
-    def data_received(self, data: bytes) -> None:
-        if not self._ending:
-            self._http.receive_data(data)
-            self._advance()
-
-    def eof_received(self) -> None:
-        """The client will send no more: write what is left, then hang up."""
-        if not self._ending:
-            self._http.receive_data(b"")
-            self._advance()
-        self.close()
-
-    def pause_writing(self) -> None:
-        """Take no further request until the client has read the answers to the last ones."""
-        self._blocked = True
-        self._transport.pause_reading()
-        if not self._transport.is_closing():
-            self._within(WRITE_S, self.abort)
-
-    def resume_writing(self) -> None:
-        self._blocked = False
-        if not self._transport.is_closing():
-            self._transport.resume_reading()
-            if self._ending:
-                self._within(LINGER_S, self._lingered)
-            else:
-                self._begun = None
-                self._advance()
-
-    def connection_lost(self, _error: Exception | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._ending = True
-        self._server.forget(self)
-
-    def close(self) -> None:
-        """Hang up once everything written is taken, or after WRITE_S."""
-        self._ending = True
-        self._transport.close()
-        self._within(WRITE_S, self.abort)
-
-    def abort(self) -> None:
-        """Hang up now."""
-        self._ending = True
-        self._transport.abort()
-
-    def _within(self, seconds: float, then: Callable[[], None]) -> None:
-        """Do `then` after `seconds` unless something is set after this."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(seconds, then)
-
-    def _late(self) -> None:
-        if self._head is None and not self._http.trailing_data[0]:
-            self.abort()
-        else:
-            self._refuse(408, f"the request was not whole after {HEAD_S:g} s")
-
-    def _advance(self) -> None:
-        """Answer every request that is whole."""
-        try:
-            while not (self._blocked or self._ending):
-                event = self._http.next_event()
-                if isinstance(event, h11.Request):
-                    self._take_head(event)
-                elif isinstance(event, h11.Data):
-                    self._body += event.data
-                    if len(self._body) > self._server.most_body_bytes:
-                        self._refuse(413, self._too_long())
-                elif isinstance(event, h11.EndOfMessage):
-                    self._answer()
-                else:  # NEED_DATA, or the client hung up between two requests
-                    self._wait()
-                    return
-        except h11.RemoteProtocolError as error:
-            self._refuse(error.error_status_hint, str(error))
-
-    def _wait(self) -> None:
-        """For the rest of a request, or for the next one."""
-        begun = self._head is not None or bool(self._http.trailing_data[0])
-        if begun != self._begun:
-            self._begun = begun
-            self._within(*((HEAD_S, self._late) if begun else (IDLE_S, self.abort)))
-
-    def _take_head(self, head: h11.Request) -> None:
-        # h11 looks at the length of a head only while it is incomplete
-        size = len(head.target) + sum(len(n) + len(v) + 4 for n, v in head.headers)
-        if size > MOST_HEAD_BYTES:
-            self._refuse(431, f"the head is longer than {MOST_HEAD_BYTES} bytes")
-            return
-        self._head = head
-        length = next((int(v) for n, v in head.headers if n == b"content-length"), 0)
-        if length > self._server.most_body_bytes:
-            self._refuse(413, self._too_long())
-        elif self._http.they_are_waiting_for_100_continue:
-            go_on = h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
-            self._transport.write(self._http.send(go_on) or b"")
-
-    def _answer(self) -> None:
-        head, body = self._head, bytes(self._body)
-        assert head is not None, "h11 ends no message that it did not begin"
-        self._head = None
-        self._body.clear()
-        connection = self._transport.get_extra_info("socket")
-        self._write(self._server.answer(head, body, connection), head.method != b"HEAD")
-        if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
-            self._http.start_next_cycle()
-            self._begun = None
-        else:
-            self._end()
-
-    def _refuse(self, status: int, why: str) -> None:
-        """Answer what is no request, and hang up."""
-        if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            with_body = self._head is None or self._head.method != b"HEAD"
-            self._write(text(status, why, ("Connection", "close")), with_body)
-        self._end()
-
-    def _write(self, response: Response, with_body: bool) -> None:
-        headers = [
-            ("Date", time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())),
-            ("Content-Type", response.content_type),
-            ("Content-Length", str(len(response.body))),
-            *self._server.headers,
-            *response.headers,
-        ]
-        reason = _REASONS.get(response.status, "").encode()
-        start = h11.Response(status_code=response.status, headers=headers, reason=reason)
-        pieces = [self._http.send(start)]
-        if with_body:
-            pieces.append(self._http.send(h11.Data(data=response.body)))
-        pieces.append(self._http.send(h11.EndOfMessage()))
-        self._transport.write(b"".join(piece for piece in pieces if piece))
-
-    def _end(self) -> None:
-        """Say that nothing more comes, and let the client hang up.
-
-        Hanging up at once, with something of the client's unread, would make its kernel throw away
-        an answer that it has not read yet (RFC 9112, 9.6).
-        """
-        self._ending = True
-        if not self._transport.is_closing():
-            self._transport.write_eof()
-            self._within(LINGER_S, self._lingered)
-
-    def _lingered(self) -> None:
-        if self._transport.get_write_buffer_size():
-            self._within(WRITE_S, self.abort)
-        else:
-            self.abort()
-
-    def _too_long(self) -> str:
-        most = self._server.most_body_bytes
-        return f"a body of at most {most} bytes is taken here" if most else "no body is taken here"
+def _fits(wanted: str, part: str) -> bool:
+    return wanted == part or (wanted[:1] == "{" and part != "")
 
 
-def _path(target: str) -> str:
-    """The path of a request's target, which may be a whole URL (RFC 9112, 3.2.2)."""
+async def _awaited(request: Request, answer: Awaitable[Response]) -> Response:
+    try:
+        return await answer
+    except Exception:  # noqa: BLE001 - as above
+        return _failed(request)
+
+
+def _failed(request: Request) -> Response:
+    _LOG.exception("%s %s failed", request.method, request.path)
+    return text(500, "poolwright failed to answer; its log says why")
+
+
+def _split(target: str) -> tuple[str, str]:
+    """The path and the query of a request's target, which may be a URL (RFC 9112, 3.2.2)."""
     scheme, colon, rest = target.partition("://")
     if colon and scheme.isalpha():
         target = "/" + rest.partition("/")[2]
-    return target.partition("?")[0].partition("#")[0]
+    path, _, query = target.partition("#")[0].partition("?")
+    return path, query
 
 
 def bind_tcp(host: str, port: int) -> socket.socket:
