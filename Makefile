@@ -64,6 +64,7 @@ swarm: .venv/.ready
 
 docs: .venv/.ready
 	@$(PY) docs/draw_phases.py
+	@$(PY) docs/list_metrics.py
 
 bench: .venv/.ready bench-search
 	@$(PY) bench/overhead.py

@@ -15,6 +15,7 @@ from poolwright.engine.notify import Notifier
 from poolwright.engine.tick import CoreFault
 from poolwright.policy.config import load_config
 from poolwright.surface.http import Surface
+from poolwright.surface.metrics import JournalFile
 
 _EX_SOFTWARE = 70
 
@@ -42,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
 async def _main(path: Path) -> None:
     config = load_config(path)
     daemon = Daemon(path, config, Notifier.from_environment())
-    surface = Surface(daemon.snapshot)
+    journal = JournalFile(Path(config.journal), config.journal_max_bytes)
+    surface = Surface(daemon.snapshot, journal=journal)
 
     async def start() -> None:
         await surface.start(config.listen, config.control, daemon.command, config.control_group)

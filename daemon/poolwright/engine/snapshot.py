@@ -153,6 +153,11 @@ class Snapshot:
     pools: tuple[PoolSnapshot, ...]
 
 
+def decision_id(run_id: int, tick: int) -> str:
+    """`RUN/TICK`: names a decision in logs, exemplars and `poolwright explain --decision`."""
+    return f"{run_id}/{tick}"
+
+
 def describe(pool: str, decision: Decision) -> str:
     """One line of log for a decision: what, where to, and why."""
     setting: Setting | None = decision.wanted

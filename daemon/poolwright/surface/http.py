@@ -10,7 +10,7 @@ from poolwright.core.errors import PlantFault
 from poolwright.core.model import Command
 from poolwright.engine.snapshot import Snapshot
 from poolwright.surface import control as control_socket
-from poolwright.surface.metrics import Exposition
+from poolwright.surface.metrics import Exposition, JournalFile
 from poolwright.surface.page import page
 from poolwright.surface.server import Handler, Request, Response, Server, bind_tcp, text
 from poolwright.surface.words import ready, seen_once
@@ -31,11 +31,15 @@ class Surface:
         self,
         latest: Callable[[], Snapshot | None],
         mono_ns: Callable[[], int] = time.monotonic_ns,
+        journal: JournalFile | None = None,
     ) -> None:
-        """`latest`: the newest Snapshot, None before the first; `mono_ns`: the ticks' clock."""
+        """`latest`: the newest Snapshot, None before the first; `mono_ns`: the ticks' clock.
+
+        `journal`: the file whose size the metrics tell.
+        """
         self._latest = latest
         self._mono_ns = mono_ns
-        self._exposition = Exposition(__version__, latest)
+        self._exposition = Exposition(__version__, latest, journal, mono_ns)
         self._server: Server | None = None
         self._control: control_socket.ControlServer | None = None
         self.address = ""  # host:port that is listened on, once started
