@@ -106,18 +106,21 @@ def _by_reason(pools: tuple[PoolSnapshot, ...], counted: Mapping[str, Counted]) 
     trips: list[tuple[dict[str, str], Number]] = []
     decisions = family("counter", "decisions", "Decisions, by what they do and why.", ())
     for pool in pools:
+        happened = dict(pool.counters)
+        for cause in _TRIPS:  # 0 until the first, so that the first is seen
+            labels = {"pool": pool.pool, "reason": cause.value}
+            trips.append((labels, happened.get(f"guard_trips:{cause}", 0)))
         examples = counted[pool.pool].decisions if pool.pool in counted else {}
         for counter, count in pool.counters:
-            match counter.split(":"):
-                case ["guard_trips", reason]:
-                    trips.append(({"pool": pool.pool, "reason": reason}, count))
-                case ["decisions", action, reason]:
-                    decisions.add_sample(
-                        "poolwright_decisions_total",
-                        {"pool": pool.pool, "action": action, "reason": reason},
-                        count,
-                        exemplar=examples.get((action, reason)),
-                    )
+            kind, _, words = counter.partition(":")
+            if kind == "decisions" and words:
+                action, reason = words.split(":")
+                decisions.add_sample(
+                    "poolwright_decisions_total",
+                    {"pool": pool.pool, "action": action, "reason": reason},
+                    count,
+                    exemplar=examples.get((action, reason)),
+                )
     yield family("counter", "guard_trips", "Guard trips, by their cause.", trips, "_total")
     yield decisions
     tripped: Rows = [
