@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from poolwright.cli.decision_name import decision_name, named
 from poolwright.cli.moment import moment
 from poolwright.core.errors import PlantFault, PolicyError
 from poolwright.core.model import (
@@ -42,7 +43,10 @@ def add(subparsers: Any) -> None:
         help="the newest notable decision at that time: 2026-11-21T07:00:00+01:00, UTC unless said",
     )
     which.add_argument(
-        "--decision", type=int, metavar="ID", help="as `poolwright journal list` shows it"
+        "--decision",
+        type=decision_name,
+        metavar="ID",
+        help="of `journal list`, or RUN/TICK of the log",
     )
     parser.add_argument(
         "--why-not", metavar="LEVEL", help="why it was not this level: 8, or workers=8"
@@ -90,7 +94,7 @@ def tell(reader: JournalReader, row: DecisionRow) -> Story:
 
 def _row(reader: JournalReader, args: argparse.Namespace) -> DecisionRow:
     if args.decision is not None:
-        found = reader.decision(args.decision)
+        found = named(reader, args.decision)
         if found is None or found.pool != args.pool:
             raise PlantFault(f"{reader.path}: pool {args.pool!r} has no decision {args.decision}")
         return found

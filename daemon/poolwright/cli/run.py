@@ -14,7 +14,6 @@ from poolwright.engine.notify import Notifier
 from poolwright.engine.tick import CoreFault
 from poolwright.policy.config import DaemonConfig, load_config
 from poolwright.surface.http import Surface
-from poolwright.surface.metrics import JournalFile
 
 _EX_SOFTWARE = 70
 
@@ -47,8 +46,11 @@ def run(args: argparse.Namespace) -> int:
 
 async def _main(path: Path, config: DaemonConfig) -> None:
     daemon = Daemon(path, config, Notifier.from_environment())
-    journal = JournalFile(Path(config.journal), config.journal_max_bytes)
-    surface = Surface(daemon.snapshot, journal=journal)
+    surface = Surface(
+        daemon.snapshot,
+        journal=Path(config.journal),
+        journal_most_bytes=config.journal_max_bytes,
+    )
 
     async def start() -> None:
         await surface.start(config.listen, config.control, daemon.command, config.control_group)

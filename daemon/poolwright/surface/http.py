@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 
@@ -31,15 +32,17 @@ class Surface:
         self,
         latest: Callable[[], Snapshot | None],
         mono_ns: Callable[[], int] = time.monotonic_ns,
-        journal: JournalFile | None = None,
+        journal: Path | None = None,
+        journal_most_bytes: int = 0,
     ) -> None:
         """`latest`: the newest Snapshot, None before the first; `mono_ns`: the ticks' clock.
 
-        `journal`: the file whose size the metrics tell.
+        `journal`: the file whose size the metrics tell, beside its bound.
         """
         self._latest = latest
         self._mono_ns = mono_ns
-        self._exposition = Exposition(__version__, latest, journal, mono_ns)
+        file = None if journal is None else JournalFile(journal, journal_most_bytes)
+        self._exposition = Exposition(__version__, latest, file, mono_ns)
         self._server: Server | None = None
         self._control: control_socket.ControlServer | None = None
         self.address = ""  # host:port that is listened on, once started
