@@ -410,7 +410,7 @@ def test_the_journal_is_told_with_its_log_and_its_bound(tmp_path):
 def test_no_label_has_more_values_than_there_are_words_pools_or_parts():
     bounded = {
         "pool", "knob", "percentile", "quantile", "le", "action", "reason", "phase", "state",
-        "sensor", "source", "response", "window", "kind", "result", "version",
+        "sensor", "source", "response", "status", "window", "kind", "result", "version",
     }  # fmt: skip
     seen = samples(rendered(make.snapshot(make.busy_pool("api"), make.pool_snapshot())))
     for name, labels in seen:
@@ -426,6 +426,10 @@ def test_a_sensor_succeeds_only_when_all_it_gives_is_sound(status, expected):
     pool = make.pool_snapshot(tick=make.tick(readings=readings))
     assert one(make.snapshot(pool), "sensor_success", pool="web", sensor=make.TREE) == expected
     assert one(make.snapshot(pool), "sensor_success", pool="web", sensor=make.STATSD) == 1
+    worst = Status.OK if status is Status.NO_DATA else status
+    for word in Status:
+        labels = {"pool": "web", "sensor": make.TREE, "status": word.value}
+        assert one(make.snapshot(pool), "sensor_status", **labels) == (word is worst)
 
 
 def test_predictions_are_of_the_applied_setting_at_the_present_load():

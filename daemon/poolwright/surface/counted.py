@@ -16,7 +16,8 @@ from poolwright.surface.family import Rows, family
 
 # Upper bounds of the tick histogram's buckets, in seconds.
 TICK_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-_WELL = (Status.OK, Status.NO_DATA)
+WELL = (Status.OK, Status.NO_DATA)
+_WORST_LAST = (Status.NO_DATA, Status.OK, Status.STALE, Status.ERROR)
 Bucket = tuple[str, float] | tuple[str, float, Exemplar]  # upper bound, ticks, the newest in it
 
 
@@ -76,10 +77,10 @@ class Counted:
         self._total_s += spent_s
 
     def _see_sensors(self, pool: PoolSnapshot) -> None:
-        for sensor, well in sensors_well(pool).items():
+        for sensor, status in sensor_states(pool).items():
             self.failures.setdefault(sensor, 0)
             self._well_ns.setdefault(sensor, pool.tick.mono_ns)
-            if well:
+            if status in WELL:
                 self._well_ns[sensor] = pool.tick.mono_ns
             else:
                 self.failures[sensor] += 1
@@ -96,12 +97,13 @@ class Counted:
                 self._ways[knob] = way
 
 
-def sensors_well(pool: PoolSnapshot) -> dict[str, bool]:
-    """Whether the newest read of each sensor gave nothing broken or stale."""
-    well: dict[str, bool] = {}
+def sensor_states(pool: PoolSnapshot) -> dict[str, Status]:
+    """The worst of what each sensor gave in the newest tick."""
+    worst: dict[str, Status] = {}
     for reading in pool.tick.readings:
-        well[reading.source] = well.get(reading.source, True) and reading.status in _WELL
-    return well
+        seen = (worst.get(reading.source, Status.NO_DATA), reading.status)
+        worst[reading.source] = max(seen, key=_WORST_LAST.index)
+    return worst
 
 
 def families(counted: Mapping[str, Counted], now_ns: int) -> Iterator[Metric]:

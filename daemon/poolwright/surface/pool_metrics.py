@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client.core import Metric
 
-from poolwright.core.model import Phase, Reason, Setting
+from poolwright.core.model import Phase, Reason, Setting, Status
 from poolwright.engine.snapshot import LearnerState, PoolSnapshot
-from poolwright.surface.counted import Counted, sensors_well
+from poolwright.surface.counted import WELL, Counted, sensor_states
 from poolwright.surface.family import Number, Rows, family
 from poolwright.surface.words import seen_once
 
@@ -199,10 +199,14 @@ def _sensors(pools: tuple[PoolSnapshot, ...]) -> Iterator[Metric]:
     ]
     text = "How long the newest read took."
     yield family("gauge", "sensor_read_duration_seconds", text, durations)
-    outcomes = [
-        ({"pool": p.pool, "sensor": sensor}, well)
-        for p in pools
-        for sensor, well in sensors_well(p).items()
-    ]
+    states = [(p.pool, sensor, state) for p in pools for sensor, state in sensor_states(p).items()]
+    outcomes = [({"pool": p, "sensor": sensor}, state in WELL) for p, sensor, state in states]
     text = "Whether the newest read gave nothing broken or stale."
     yield family("gauge", "sensor_success", text, outcomes)
+    told = [
+        ({"pool": pool, "sensor": sensor, "status": status.value}, state is status)
+        for pool, sensor, state in states
+        for status in Status
+    ]
+    text = "1 for the worst of what the newest read gave; stale may be silence without traffic."
+    yield family("gauge", "sensor_status", text, told)
