@@ -332,3 +332,16 @@ async def test_a_death_over_a_forgotten_request_is_no_failure_of_the_next(tmp_pa
         told.touch()
         await until(lambda: learner.state is LearnerState.FAILED)
         assert learner.failure("web") == ""
+
+
+async def test_what_is_forgotten_during_the_pause_after_a_death_does_not_end_it(tmp_path):
+    command = script(tmp_path, "import sys\nsys.stdin.readline()\nsys.exit(3)\n")
+    async with learning(command=command, pause_s=0.3) as learner:
+        learner.submit("web", a_request())
+        await until(lambda: learner.failure("web"))
+        learner.submit("web", a_request())
+        await asyncio.sleep(0)  # its task has seen the request, and waits
+        learner.forget("web")
+        await until(lambda: time.monotonic() > learner._resume_at + 0.05)
+        learner.submit("web", a_request())
+        assert "exit status 3" in await until(lambda: learner.failure("web"))
