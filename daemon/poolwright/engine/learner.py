@@ -184,8 +184,8 @@ class Learner:
         try:
             process.stdin.write(encode(request))
             await process.stdin.drain()
-        except (BrokenPipeError, ConnectionResetError):
-            line = b""  # it died; what it leaves is told below
+        except (BrokenPipeError, ConnectionResetError, RuntimeError):
+            line = b""  # it died (RuntimeError is uvloop's); what it leaves is told below
         else:
             line = await process.stdout.readline()
         if not line.endswith(b"\n"):
