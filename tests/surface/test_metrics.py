@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from poolwright.core.model import Benefit, Estimate, Kept, Phase, Reading, Status
+from poolwright.core.model import Applied, Benefit, Estimate, Kept, Phase, Reading, Status
 from poolwright.core.sample import Sample
 from poolwright.engine.snapshot import LearnerState, Recent
 from poolwright.surface.metrics import Exposition, JournalFile
@@ -282,7 +282,10 @@ def test_the_process_is_told_in_our_registry_only():
 
 def played(*pools):
     """The exposition after a slot for each of these snapshots of one pool."""
-    seen = [make.snapshot(replace(p, tick=make.tick(i))) for i, p in enumerate(pools, start=400)]
+    seen = [
+        make.snapshot(replace(p, tick=make.tick(i, applied=p.tick.applied)))
+        for i, p in enumerate(pools, start=400)
+    ]
     exposition = exposition_of(seen[-1])
     for snapshot in seen:
         exposition.collector.published(snapshot)
@@ -368,11 +371,12 @@ def test_a_sensor_that_was_never_well_is_as_old_as_the_first_try():
 
 
 def test_moves_to_and_fro_are_counted_probes_aside():
-    def held(level, **more):
-        return make.pool_snapshot(decision=make.hold(setting=make.at(level), **more))
+    def held(level, there=None, **more):
+        tick = make.tick(applied=Applied(setting=make.at(there or level)))
+        return make.pool_snapshot(decision=make.hold(setting=make.at(level), **more), tick=tick)
 
-    trial = held(9, probing=True)
-    told = after(held(5), trial, held(5), held(6), held(6), held(4), held(3), held(7))
+    trial, back, failed = held(9, probing=True), held(5, there=9), held(9, there=6)
+    told = after(held(5), trial, back, held(5), held(6), failed, held(6), held(4), held(3), held(7))
     assert told["poolwright_reversals_total", (("knob", "workers"), ("pool", "web"))] == 2
     assert told["poolwright_probing_seconds_total", (("pool", "web"),)] == 1
 

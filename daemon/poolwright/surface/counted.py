@@ -55,8 +55,9 @@ class Counted:
         self.observation = decision.observation or self.observation
         self._see_duration(pool.tick_duration_s, example)
         self._see_sensors(pool)
-        if not decision.probing and decision.setting is not None:
-            self._see_held(decision.setting)
+        there = None if pool.tick.applied is None else pool.tick.applied.setting
+        if not decision.probing and there is not None and there == decision.setting:
+            self._see_held(there)
 
     def sensor_ages_s(self, now_ns: int) -> dict[str, float]:
         """Seconds since each sensor was last well; since it was first asked, when it never was."""
@@ -86,7 +87,9 @@ class Counted:
                 self.failures[sensor] += 1
 
     def _see_held(self, now: Setting) -> None:
-        """A probe and its way back are no reversal; what is held instead of what was held is."""
+        """What is commanded and really there: neither a probe and its way back are a reversal, nor
+        a move that fails.
+        """
         before, self._held = self._held, now
         for knob, level in now.levels:
             self.reversals.setdefault(knob, 0)
