@@ -68,6 +68,7 @@ docs: .venv/.ready
 
 bench: .venv/.ready bench-search
 	@$(PY) bench/overhead.py
+	@$(PY) bench/scrape.py
 	@$(PY) bench/oracle.py --runs 10
 	@$(PY) bench/autoscale.py
 	@$(PY) bench/ingest.py

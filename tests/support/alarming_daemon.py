@@ -1,5 +1,6 @@
-"""A daemon whose pools each have one trouble, made with real causes: for alerts that really fire."""
+"""A daemon whose pools each have one trouble, with real causes: for alerts that really fire."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -12,7 +13,7 @@ import threading
 import urllib.request
 from pathlib import Path
 
-from gunicorn_service import http_get, until
+from gunicorn_service import GunicornService, Load, http_get
 from started import Started, free_port
 
 from poolwright.core.model import Holdout, Kept, Phase, Resume, setting
@@ -28,6 +29,7 @@ knobs:
 objective: {{latency_p99: 1.0}}
 slo:
   latency_p99: {{below: {p99}}}
+  error_ratio: {{below: 5%}}
 explore: {{window: 2s, warmup: 2}}
 guard: {{cooldown: 1s, breach: {{ticks: 1, of: 2}}}}
 cadence: 300ms
@@ -42,6 +44,34 @@ log_format: json
 pools:
 """
 _FIELDS = {"mode": "auto", "low": 1, "high": 8, "p99": "2s"}
+
+
+class Traffic:
+    """Clients of a service in a thread of their own, until `stop`."""
+
+    def __init__(self, port, path, clients=6):
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=asyncio.run, args=(self._run(port, path, clients),))
+        self._thread.start()
+
+    async def _run(self, port, path, clients):
+        async with Load(port, path, clients=clients):
+            await asyncio.to_thread(self._end.wait)
+
+    def stop(self):
+        self._end.set()
+        self._thread.join()
+
+
+def told_service(folder, name, workers):
+    """A gunicorn that is not started yet and will tell its requests to port `syslog`."""
+    (folder / name).mkdir()
+    syslog = free_port()
+    flags = ("--log-syslog", "--log-syslog-to", f"udp://127.0.0.1:{syslog}",
+             "--access-logformat", "poolwright %(s)s %(D)s %({x-request-start}i)s")  # fmt: skip
+    service = GunicornService(folder / name, workers=workers, flags=flags)
+    service.syslog = syslog
+    return service
 
 
 class AlarmingDaemon:
@@ -66,6 +96,18 @@ class AlarmingDaemon:
             out.write(f"  - name: {name}\n    policy: {name}\n    actuator: {actuator}\n")
             out.write("    sensors:\n")
             out.writelines(f"      - {sensor}\n" for sensor in ("{kind: host}", *sensors))
+
+    def add_gunicorn(self, name, service, *sensors, **policy):
+        """A pool of a real service that `told_service` has made."""
+        self.add(
+            name,
+            f"{{kind: gunicorn, pidfile: {service.pidfile}}}",
+            f'{{kind: access_log, listen: "127.0.0.1:{service.syslog}"}}',
+            f"{{kind: process_tree, pidfile: {service.pidfile}}}",
+            f"{{kind: listen_queue, pidfile: {service.pidfile}}}",
+            *sensors,
+            **policy,
+        )
 
     def add_log(self, name, actuator, pidfile, **policy):
         """A pool whose level is the number in NAME.level, seen through a log of the test.
@@ -136,6 +178,14 @@ class AlarmingDaemon:
             answer = link.recv(65536)
         assert answer.startswith(b"HTTP/1.1 202"), answer
 
+    def turn(self, pool):
+        """Pin the other of 2 and 4 once the one that was asked for is there."""
+        seen = self.status(pool)
+        there = seen["tick"]["applied"]["setting"]
+        if there == seen["decision"]["setting"]:
+            other = 4 if dict(there["levels"])["workers"] == 2 else 2
+            self.ask("pin", pool, setting={"workers": other})
+
     def learners(self):
         """The process ids of its learner."""
         pid = self.service.pid
@@ -200,6 +250,3 @@ def requests_told(log, count, seconds):
     """Write `count` requests that took so long, as nginx tells them."""
     with log.open("a") as out:
         out.write(f"poolwright 200 {seconds:.3f}\n" * count)
-
-
-__all__ = ["AlarmingDaemon", "requests_told", "until"]
