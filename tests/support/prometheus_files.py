@@ -29,7 +29,7 @@ def _groups():
 
 
 def faster():
-    """The rules with a second for every minute of a [range], 15 at least, and no `for:` over 1 s."""
+    """The rules with a second for each minute of a [range], 15 at least, and `for: 1s`, as YAML."""
     rules = yaml.safe_load(RULES.read_text())
     for group in rules["groups"]:
         group["interval"] = "1s"
