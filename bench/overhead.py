@@ -103,7 +103,7 @@ def start(folder, path):
     """Start the daemon; its process and the seconds until it said READY."""
     notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     notify.bind(f"{folder}/notify")
-    notify.settimeout(30)
+    notify.settimeout(120)
     began = time.monotonic()
     daemon = subprocess.Popen(
         [sys.executable, "-m", "poolwright", "run", "--config", str(path)],

@@ -23,7 +23,7 @@ FORMATS = {
 def scrape(http, accept):
     """(bytes, samples) of one answer."""
     request = urllib.request.Request(f"http://127.0.0.1:{http}/metrics", headers={"Accept": accept})
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         body = answer.read()
     return len(body), sum(not line.startswith(b"#") for line in body.splitlines())
 
