@@ -64,9 +64,11 @@ swarm: .venv/.ready
 
 docs: .venv/.ready
 	@$(PY) docs/draw_phases.py
+	@$(PY) docs/list_metrics.py
 
 bench: .venv/.ready bench-search
 	@$(PY) bench/overhead.py
+	@$(PY) bench/scrape.py
 	@$(PY) bench/converge/run.py --servers gunicorn --bad 5 --runs 10
 	@$(PY) bench/autoscale.py
 	@$(PY) bench/ingest.py

@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -102,7 +103,7 @@ def start(folder, path):
     """Start the daemon; its process and the seconds until it said READY."""
     notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     notify.bind(f"{folder}/notify")
-    notify.settimeout(30)
+    notify.settimeout(120)
     began = time.monotonic()
     daemon = subprocess.Popen(
         [sys.executable, "-m", "poolwright", "run", "--config", str(path)],
@@ -139,7 +140,9 @@ def asleep(http, most_s):
     return False
 
 
-def measure(folder, pools, rps, seconds, wait):
+@contextmanager
+def running(folder, pools, rps):
+    """(daemon, its port) over a service that serves `rps` to each pool; `daemon.ready_s` is set."""
     folder = Path(folder)
     ports = free_ports(pools)
     web, http = free_ports(2, socket.SOCK_STREAM)
@@ -159,7 +162,21 @@ def measure(folder, pools, rps, seconds, wait):
             time.sleep(0.05)
         feeder.start()
         daemon, ready_s, notify = start(folder, config(folder, pools, ports, web, http))
+        daemon.ready_s = ready_s
         threading.Thread(target=drain, args=(notify, stop), daemon=True).start()
+        yield daemon, http
+    finally:
+        stop.set()
+        for child in (daemon, service):
+            if child is not None:
+                child.send_signal(signal.SIGTERM)
+                child.wait(30)
+        if feeder.is_alive():
+            feeder.join()
+
+
+def measure(folder, pools, rps, seconds, wait):
+    with running(folder, pools, rps) as (daemon, http):
         quiet = asleep(http, wait)
         process = psutil.Process(daemon.pid)
         before, at = process.cpu_times(), time.monotonic()
@@ -173,7 +190,7 @@ def measure(folder, pools, rps, seconds, wait):
             "rps_each": rps,
             "seconds": round(span, 1),
             "learner_asleep": quiet,
-            "ready_s": round(ready_s, 3),
+            "ready_s": round(daemon.ready_s, 3),
             "rss_mb": round(memory.rss / 2**20, 1),
             "uss_mb": round(memory.uss / 2**20, 1),
             "cpu_percent_of_one_core": round(
@@ -182,14 +199,6 @@ def measure(folder, pools, rps, seconds, wait):
             "phases": sorted({p["decision"]["phase"] for p in seen}),
             "late_ticks": max(dict(p["counters"]).get("late_ticks", 0) for p in seen),
         }
-    finally:
-        stop.set()
-        for child in (daemon, service):
-            if child is not None:
-                child.send_signal(signal.SIGTERM)
-                child.wait(30)
-        if feeder.is_alive():
-            feeder.join()
 
 
 def main():

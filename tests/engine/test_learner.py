@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from poolwright.core.model import (
     Context,
@@ -332,3 +333,35 @@ async def test_a_death_over_a_forgotten_request_is_no_failure_of_the_next(tmp_pa
         told.touch()
         await until(lambda: learner.state is LearnerState.FAILED)
         assert learner.failure("web") == ""
+
+
+async def test_what_is_forgotten_during_the_pause_after_a_death_does_not_end_it(tmp_path):
+    command = script(tmp_path, "import sys\nsys.stdin.readline()\nsys.exit(3)\n")
+    async with learning(command=command, pause_s=0.3) as learner:
+        learner.submit("web", a_request())
+        await until(lambda: learner.failure("web"))
+        learner.submit("web", a_request())
+        await asyncio.sleep(0)  # its task has seen the request, and waits
+        learner.forget("web")
+        await until(lambda: time.monotonic() > learner._resume_at + 0.05)
+        learner.submit("web", a_request())
+        assert "exit status 3" in await until(lambda: learner.failure("web"))
+
+
+def test_a_pipe_that_closed_between_two_requests_is_a_failure_under_the_daemons_own_loop(tmp_path):
+    go = tmp_path / "go"
+    text = "import sys, time\nfrom pathlib import Path\nsys.stdin.readline()\n"
+    text += 'print(\'{"error": "no"}\', flush=True)\n'
+    text += f"while not Path({str(go)!r}).exists(): time.sleep(0.01)\nsys.exit(3)\n"
+
+    async def ask_twice():
+        async with learning(command=script(tmp_path, text)) as learner:
+            learner.submit("web", a_request())
+            assert await until(lambda: learner.failure("web")) == "no"
+            learner._process.stdin.transport.abort()  # as uvloop does when the reader has gone
+            learner.submit("web", a_request())
+            go.touch()
+            assert "exit status 3" in await until(lambda: learner.failure("web"))
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(ask_twice())

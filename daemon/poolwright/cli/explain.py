@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from poolwright.cli.decision_name import decision_name, named
 from poolwright.cli.moment import AGO, when
 from poolwright.core.errors import PlantFault, PolicyError
 from poolwright.core.model import Setting, setting
@@ -40,7 +41,10 @@ def add(subparsers: Any) -> None:
         "'03:12 Europe/Berlin', -10m, 2026-11-21T07:00:00+01:00; local time unless said",
     )
     which.add_argument(
-        "--decision", type=int, metavar="ID", help="as `poolwright journal list` shows it"
+        "--decision",
+        type=decision_name,
+        metavar="ID",
+        help="of `journal list`, or RUN/TICK of the log",
     )
     parser.add_argument(
         "--why-not", metavar="LEVEL", help="why it was not this level: 8, or workers=8"
@@ -67,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 def _row(reader: JournalReader, args: argparse.Namespace) -> tuple[DecisionRow, str]:
     """The decision that is meant, and for a time what it is to that time."""
     if args.decision is not None:
-        found = reader.decision(args.decision)
+        found = named(reader, args.decision)
         if found is None or found.pool != args.pool:
             raise PlantFault(f"{reader.path}: pool {args.pool!r} has no decision {args.decision}")
         return found, ""

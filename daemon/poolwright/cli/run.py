@@ -3,17 +3,16 @@
 import argparse
 import asyncio
 import logging
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
+from poolwright.cli import log
 from poolwright.engine.live import Daemon
 from poolwright.engine.notify import Notifier
 from poolwright.engine.tick import CoreFault
-from poolwright.policy.config import load_config
+from poolwright.policy.config import DaemonConfig, load_config
 from poolwright.surface.http import Surface
 
 _EX_SOFTWARE = 70
@@ -24,26 +23,35 @@ def add(subparsers: Any) -> None:
     parser = subparsers.add_parser("run", help="the daemon")
     parser.add_argument("--config", type=Path, required=True, metavar="FILE")
     parser.add_argument("--verbose", action="store_true", help="log what is asked and answered")
+    parser.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        help="of the log (default: as the configuration says)",
+    )
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run until SIGTERM. Raises PolicyError and PlantFault for what stops the start."""
-    _log(verbose=args.verbose)
+    config = load_config(args.config)
+    log.start(args.log_format or config.log_format, verbose=args.verbose)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_main(args.config))
+            runner.run(_main(args.config, config))
     except CoreFault as fault:
         logging.getLogger("poolwright").critical("%s", fault)
         return _EX_SOFTWARE
     return 0
 
 
-async def _main(path: Path) -> None:
-    config = load_config(path)
+async def _main(path: Path, config: DaemonConfig) -> None:
     daemon = Daemon(path, config, Notifier.from_environment())
-    pools = [pool.name for pool in config.pools]
-    surface = Surface(daemon.snapshot, journal=Path(config.journal), pools=pools)
+    surface = Surface(
+        daemon.snapshot,
+        journal=Path(config.journal),
+        journal_most_bytes=config.journal_max_bytes,
+        pools=[pool.name for pool in config.pools],
+    )
 
     async def start() -> None:
         await surface.start(
@@ -55,25 +63,3 @@ async def _main(path: Path) -> None:
         )
 
     await daemon.run(start, surface.close, surface.published)
-
-
-def _log(*, verbose: bool) -> None:
-    """To stderr: with the level as a prefix that the journal of systemd reads, else with a time."""
-    handler = logging.StreamHandler(sys.stderr)
-    if "JOURNAL_STREAM" in os.environ:
-        handler.setFormatter(_LevelPrefix("%(message)s"))
-    else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
-    root.setLevel(logging.DEBUG if verbose else logging.INFO)
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
-
-
-class _LevelPrefix(logging.Formatter):
-    """sd-daemon(3): `<3>` for an error, and so on."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The message with its level."""
-        levels = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}
-        return f"<{levels.get(record.levelno, 2)}>{super().format(record)}"

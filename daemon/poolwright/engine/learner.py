@@ -140,8 +140,9 @@ class Learner:
                     self._task = None
                     return
             await asyncio.sleep(max(0.0, self._resume_at - time.monotonic()))
-            pool = next(iter(self._pending))
-            await self._fit(pool, self._pending.pop(pool))
+            pool = next(iter(self._pending), None)
+            if pool is not None:  # None: forgotten during the pause
+                await self._fit(pool, self._pending.pop(pool))
 
     async def _fit(self, pool: str, request: FitRequest) -> None:
         """One request, to a plan or to a failure."""
@@ -183,8 +184,8 @@ class Learner:
         try:
             process.stdin.write(encode(request))
             await process.stdin.drain()
-        except (BrokenPipeError, ConnectionResetError):
-            line = b""  # it died; what it leaves is told below
+        except (BrokenPipeError, ConnectionResetError, RuntimeError):
+            line = b""  # it died (RuntimeError is uvloop's); what it leaves is told below
         else:
             line = await process.stdout.readline()
         if not line.endswith(b"\n"):

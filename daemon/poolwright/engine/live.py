@@ -25,7 +25,7 @@ from poolwright.engine.learner import Learner
 from poolwright.engine.notify import Notifier
 from poolwright.engine.recovery import carried, policies_before, recover
 from poolwright.engine.reload import Reload, same, tell_change
-from poolwright.engine.snapshot import Snapshot, describe
+from poolwright.engine.snapshot import Snapshot
 from poolwright.engine.tick import CoreFault, Pool
 from poolwright.engine.watch import watch
 from poolwright.journal.sqlite import SqliteJournal
@@ -276,7 +276,6 @@ class Daemon:
         decision = await pool.tick()
         if decision is None or not decision.moves:
             return
-        _LOG.info("%s", describe(pool.name, decision))
         try:
             async with asyncio.timeout(_RESTORE_S):
                 outcome = await pool.restore(decision)

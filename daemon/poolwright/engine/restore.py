@@ -17,7 +17,6 @@ from poolwright.engine.commands import expiry, hands_off
 from poolwright.engine.learner import Learner
 from poolwright.engine.live import RealClock
 from poolwright.engine.recovery import carried, policy_before, recover
-from poolwright.engine.snapshot import describe
 from poolwright.engine.tick import Pool
 from poolwright.journal.query import JournalReader
 from poolwright.journal.sqlite import SqliteJournal
@@ -95,7 +94,6 @@ async def _restore(parts: Parts, journal: SqliteJournal) -> bool:
         if decision is None or decision.setting is None:
             _LOG.error("%s: the level cannot be read: nothing is restored", parts.name)
             return False
-        _LOG.info("%s", describe(parts.name, decision))
         outcome = await pool.restore(decision)
         journal.end_run(pool.run_id, "restored", clock.wall_ns())
     except PlantFault as fault:

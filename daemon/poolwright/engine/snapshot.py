@@ -16,7 +16,6 @@ from poolwright.core.model import (
     Tick,
 )
 from poolwright.core.policy import Policy
-from poolwright.core.reasons import REASONS
 from poolwright.core.sample import Sample
 from poolwright.core.sketch import merged
 
@@ -153,14 +152,6 @@ class Snapshot:
     pools: tuple[PoolSnapshot, ...]
 
 
-def describe(pool: str, decision: Decision) -> str:
-    """One line of log for a decision: what, where to, and why."""
-    setting: Setting | None = decision.wanted
-    words = f"{pool}: {decision.phase} {decision.action} {setting}: {REASONS[decision.reason]}"
-    if decision.detail:
-        words += f" ({decision.detail})"
-    if decision.clamps:
-        words += "; clamped by " + ", ".join(str(c.kind) for c in decision.clamps)
-    if decision.events:
-        words += "; " + "; ".join(decision.events)
-    return words
+def decision_id(run_id: int, tick: int) -> str:
+    """`RUN/TICK`: names a decision in logs, exemplars and `poolwright explain --decision`."""
+    return f"{run_id}/{tick}"

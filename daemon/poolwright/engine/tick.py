@@ -32,7 +32,8 @@ from poolwright.engine.commands import completed, expiry, hands_off, refusal
 from poolwright.engine.gather import Look, look
 from poolwright.engine.learner import Learner
 from poolwright.engine.recovery import carried
-from poolwright.engine.snapshot import PoolSnapshot, RecentLatency, Tally, describe
+from poolwright.engine.snapshot import PoolSnapshot, RecentLatency, Tally
+from poolwright.engine.telling import Teller
 from poolwright.policy.calendar import calendar_at
 from poolwright.ports import Actuator, Clock, Journal, Sensor
 
@@ -90,7 +91,8 @@ class Pool:
         self._last_move_wall_ns: int | None = None
         self._held: Setting | None = None  # the newest setting that was no probe ...
         self._held_before: Setting | None = None  # ... and the one before it
-        self._last_phase = ""
+        self._teller = Teller(name)
+        self._log = logging.LoggerAdapter(_LOG, {"fields": {"pool": name}})
         self._core_faults = 0
         self._index = 0
         self.run_id = 0
@@ -254,7 +256,7 @@ class Pool:
         if error is None:
             return task.result()
         if not isinstance(error, PlantFault):
-            _LOG.error("%s: actuator raised", self.name, exc_info=error)
+            self._log.error("%s: actuator raised", self.name, exc_info=error)
         return Actuation(
             decision_tick=self._actuation_tick,
             status=ActuationStatus.FAILED,
@@ -280,7 +282,7 @@ class Pool:
         except Exception as error:
             self._core_faults += 1
             self._counters["core_faults"] += 1
-            _LOG.exception("%s: the core failed at tick %d", self.name, tick.index)
+            self._log.exception("%s: the core failed at tick %d", self.name, tick.index)
             self.note("core_fault", f"tick {tick.index}: {error!r}")
             if self._core_faults >= _FAULTS_MOST:
                 raise CoreFault(f"{self.name}: {self._core_faults} ticks in a row") from error
@@ -300,7 +302,7 @@ class Pool:
 
     def _journal_failed(self, fault: PlantFault) -> None:
         if str(fault) != self.journal_error:
-            _LOG.error("%s: %s", self.name, fault)
+            self._log.error("%s: %s", self.name, fault)
         self.journal_error = str(fault)
 
     def _obey(self, tick: Tick, decision: Decision, *, written: bool) -> None:
@@ -353,9 +355,7 @@ class Pool:
         assert sample is not None
         self._recent.see(sample)
         self._counters.see(tick, decision)
-        if decision.moves or decision.events or str(decision.phase) != self._last_phase:
-            _LOG.info("%s", describe(self.name, decision))
-        self._last_phase = str(decision.phase)
+        self._teller.tell(self.run_id, tick, decision)
         if decision.moves:
             self._last_move, self._last_move_wall_ns = decision, tick.wall_ns
         if not decision.probing and decision.setting != self._held:

@@ -162,6 +162,12 @@ class JournalReader:
         rows = self._rows(f"{_DECISION} WHERE id = ?", decision)
         return _decision(rows[0]) if rows else None
 
+    def decision_until(self, run: int, tick: int) -> DecisionRow | None:
+        """The newest notable decision of a run at a tick or before it."""
+        where = "WHERE run = ? AND tick <= ? ORDER BY tick DESC LIMIT 1"
+        rows = self._rows(f"{_DECISION} {where}", run, tick)
+        return _decision(rows[0]) if rows else None
+
     def body(self, decision: int) -> bytes:
         """The JSON of a notable decision, as written."""
         rows = self._rows("SELECT body FROM decisions WHERE id = ?", decision)

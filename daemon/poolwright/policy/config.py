@@ -125,6 +125,9 @@ class DaemonConfig:
         default=None,
         metadata=_doc("time from tick to tick; left out: as the policies say", min=0.1, max=60),
     )
+    log_format: Literal["text", "json"] = field(
+        default="text", metadata=_doc("of the log; `run --log-format` goes before it")
+    )
     budget: SharedBudget = field(
         default_factory=SharedBudget, metadata=_doc("what all pools together may use")
     )

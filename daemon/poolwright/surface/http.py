@@ -18,7 +18,7 @@ from poolwright.surface.book import Book
 from poolwright.surface.events import Events
 from poolwright.surface.gate import gate
 from poolwright.surface.message import Handler, Request, Response, text
-from poolwright.surface.metrics import Exposition
+from poolwright.surface.metrics import Exposition, JournalFile
 from poolwright.surface.page import STYLE, page
 from poolwright.surface.past import refill
 from poolwright.surface.records import Records
@@ -56,15 +56,18 @@ class Surface:
         latest: Callable[[], Snapshot | None],
         mono_ns: Callable[[], int] = time.monotonic_ns,
         journal: Path | None = None,
+        journal_most_bytes: int = 0,
         pools: Sequence[str] = (),
     ) -> None:
         """`latest`: the newest Snapshot, None before the first; `mono_ns`: the ticks' clock.
 
-        `journal`: what is asked about the past of `pools`; it is only read.
+        `journal`: what is asked about the past of `pools`, and whose size the metrics tell beside
+        its bound; it is only read.
         """
         self._latest = latest
         self._mono_ns = mono_ns
-        self._exposition = Exposition(__version__, latest)
+        file = None if journal is None else JournalFile(journal, journal_most_bytes)
+        self._exposition = Exposition(__version__, latest, file, mono_ns)
         self._events = Events()
         self._book = Book(self._events.published)
         self._records = None if journal is None else Records(journal)

@@ -1,12 +1,12 @@
 """What is seen, done and expected of each pool, as Prometheus families."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client.core import Metric
 
-from poolwright.core.model import Phase, Responses, Setting, Status
-from poolwright.core.signals import quantile_of
+from poolwright.core.model import Phase, Reason, Setting, Status
 from poolwright.engine.snapshot import LearnerState, PoolSnapshot
+from poolwright.surface.counted import WELL, Counted, sensor_states
 from poolwright.surface.family import Number, Rows, family
 from poolwright.surface.words import seen_once
 
@@ -55,7 +55,8 @@ _GAUGES: tuple[tuple[str, str, Callable[[PoolSnapshot], Number]], ...] = (
     ("last_move_timestamp_seconds", "When poolwright last moved a level.",
      lambda p: None if p.last_move_wall_ns is None else p.last_move_wall_ns / 1e9),
     ("plan_version", "Version of the plan in force.", lambda p: p.plan.version if p.plan else None),
-    ("plan_best_gain_ratio", "Gain expected of the best safe probe, as a share of the objective.",
+    ("regret_bound_ratio",
+     "Regret bound: what the best safe probe is expected to gain, as a share of the objective.",
      lambda p: p.plan.best_gain_ratio if p.plan else None),
     ("fit_duration_seconds", "How long the newest fit took.",
      lambda p: p.plan.fit_s if p.plan else None),
@@ -74,23 +75,19 @@ _COUNTERS: tuple[tuple[str, str], ...] = (
     ("windows", "Observation windows closed."),
     ("fits", "Fits of the surrogate that gave a plan."),
     ("fit_failures", "Fits that ended in a death or a kill."),
-    ("sensor_failures", "Reads of a sensor that failed."),
     ("actuation_failures", "Actuations that failed."),
 )
 
-# response -> metric stem with the base unit, further labels
-_PREDICTED: dict[str, tuple[str, dict[str, str]]] = {
-    "throughput_rps": ("throughput_requests_per_second", {}),
-    "jitter_s": ("jitter_seconds", {}),
-    "power_w": ("power_watts", {}),
-    "cpu_cores": ("cpu_cores", {}),
-    "memory_bytes": ("memory_bytes", {}),
-    "error_ratio": ("error_ratio", {}),
-    "cost_per_hour": ("cost_per_hour", {}),
-}
+_TRIPS = (
+    Reason.SLO_BREACH,
+    Reason.ERROR_BREACH,
+    Reason.MEMORY_BREACH,
+    Reason.CPU_BREACH,
+    Reason.PRESSURE_BREACH,
+)
 
 
-def families(pools: tuple[PoolSnapshot, ...]) -> Iterator[Metric]:
+def families(pools: tuple[PoolSnapshot, ...], counted: Mapping[str, Counted]) -> Iterator[Metric]:
     """All of them; one without a sample says nothing."""
     for name, text, find in _GAUGES:
         yield family("gauge", name, text, [({"pool": p.pool}, find(p)) for p in pools])
@@ -98,44 +95,40 @@ def families(pools: tuple[PoolSnapshot, ...]) -> Iterator[Metric]:
         # A counter that is not there has not counted anything yet: 0, so that the first is seen.
         rows = [({"pool": p.pool}, dict(p.counters).get(name, 0)) for p in pools]
         yield family("counter", name, text, rows, "_total")
-    yield from _by_reason(pools)
+    yield from _by_reason(pools, counted)
     yield from _states(pools)
     yield from _levels(pools)
     yield from _seen(pools)
     yield from _sensors(pools)
-    yield from _predicted(pools)
 
 
-def predictions(pool: PoolSnapshot) -> Responses:
-    """What the plan expects at the applied setting; empty when it says nothing about it.
-
-    The schedule's bin of the present load comes first, for it was judged at that load; else the
-    candidate, judged at the load of the fit.
-    """
-    if pool.plan is None or pool.tick.applied is None:
-        return ()
-    here, load = pool.tick.applied.setting, pool.sample.load_rps
-    for row in pool.plan.schedule:
-        inside = load is not None and row.load_lower_rps <= load < row.load_upper_rps
-        if inside and row.setting == here:
-            return row.predictions
-    return next((c.predictions for c in pool.plan.candidates if c.setting == here), ())
-
-
-def _by_reason(pools: tuple[PoolSnapshot, ...]) -> Iterator[Metric]:
+def _by_reason(pools: tuple[PoolSnapshot, ...], counted: Mapping[str, Counted]) -> Iterator[Metric]:
     trips: list[tuple[dict[str, str], Number]] = []
-    decisions: list[tuple[dict[str, str], Number]] = []
+    decisions = family("counter", "decisions", "Decisions, by what they do and why.", ())
     for pool in pools:
+        happened = dict(pool.counters)
+        for cause in _TRIPS:  # 0 until the first, so that the first is seen
+            labels = {"pool": pool.pool, "reason": cause.value}
+            trips.append((labels, happened.get(f"guard_trips:{cause}", 0)))
+        examples = counted[pool.pool].decisions if pool.pool in counted else {}
         for counter, count in pool.counters:
-            match counter.split(":"):
-                case ["guard_trips", reason]:
-                    trips.append(({"pool": pool.pool, "reason": reason}, count))
-                case ["decisions", action, reason]:
-                    labels = {"pool": pool.pool, "action": action, "reason": reason}
-                    decisions.append((labels, count))
+            kind, _, words = counter.partition(":")
+            if kind == "decisions" and words:
+                action, reason = words.split(":")
+                decisions.add_sample(
+                    "poolwright_decisions_total",
+                    {"pool": pool.pool, "action": action, "reason": reason},
+                    count,
+                    exemplar=examples.get((action, reason)),
+                )
     yield family("counter", "guard_trips", "Guard trips, by their cause.", trips, "_total")
-    text = "Decisions, by what they do and why."
-    yield family("counter", "decisions", text, decisions, "_total")
+    yield decisions
+    tripped: Rows = [
+        ({"pool": p.pool, "reason": reason.value}, reason in p.decision.guard_trips)
+        for p in pools
+        for reason in _TRIPS
+    ]
+    yield family("gauge", "guard_tripped", "1 while the guard is tripped by that.", tripped)
 
 
 def _states(pools: tuple[PoolSnapshot, ...]) -> Iterator[Metric]:
@@ -206,38 +199,14 @@ def _sensors(pools: tuple[PoolSnapshot, ...]) -> Iterator[Metric]:
     ]
     text = "How long the newest read took."
     yield family("gauge", "sensor_read_duration_seconds", text, durations)
-    outcomes: list[tuple[dict[str, str], Number]] = []
-    for pool in pools:
-        good: dict[str, bool] = {}
-        for reading in pool.tick.readings:
-            well = reading.status in (Status.OK, Status.NO_DATA)
-            good[reading.source] = good.get(reading.source, True) and well
-        outcomes += [({"pool": pool.pool, "sensor": s}, ok) for s, ok in good.items()]
+    states = [(p.pool, sensor, state) for p in pools for sensor, state in sensor_states(p).items()]
+    outcomes = [({"pool": p, "sensor": sensor}, state in WELL) for p, sensor, state in states]
     text = "Whether the newest read gave nothing broken or stale."
     yield family("gauge", "sensor_success", text, outcomes)
-
-
-def _predicted(pools: tuple[PoolSnapshot, ...]) -> Iterator[Metric]:
-    means: dict[str, list[tuple[dict[str, str], Number]]] = {}
-    errors: dict[str, list[tuple[dict[str, str], Number]]] = {}
-    for pool in pools:
-        for response, estimate in predictions(pool):
-            found = _metric_of(response)
-            if found is not None:
-                stem, more = found
-                labels = {"pool": pool.pool, **more}
-                means.setdefault(stem, []).append((labels, estimate.mean))
-                errors.setdefault(stem, []).append((labels, estimate.std))
-    for stem, rows in means.items():
-        text = "Expected by the plan at the applied setting."
-        yield family("gauge", f"predicted_{stem}", text, rows)
-        text = "Standard error of what the plan expects at the applied setting."
-        yield family("gauge", f"prediction_error_{stem}", text, errors[stem])
-
-
-def _metric_of(response: str) -> tuple[str, dict[str, str]] | None:
-    """Metric stem and further labels; None of a response that has no metric."""
-    quantile = quantile_of(response)
-    if quantile is not None:
-        return "latency_seconds", {"percentile": f"{quantile * 100:.6g}"}
-    return _PREDICTED.get(response)
+    told = [
+        ({"pool": pool, "sensor": sensor, "status": status.value}, state is status)
+        for pool, sensor, state in states
+        for status in Status
+    ]
+    text = "1 for the worst of what the newest read gave; stale may be silence without traffic."
+    yield family("gauge", "sensor_status", text, told)

@@ -79,13 +79,17 @@ def _orders(pools: tuple[PoolSnapshot, ...]) -> Iterator[Metric]:
 
 
 def _budgets(pools: tuple[PoolSnapshot, ...]) -> Iterator[Metric]:
-    left: Rows = [
-        ({"pool": p.pool, "budget": budget}, amount)
-        for p in pools
-        for budget, amount in budget_left(p).items()
-    ]
-    text = "What may still be tried: probes, seconds of it, seconds of error budget; below 0: owed."
-    yield family("gauge", "budget_remaining", text, left)
+    for name, key, text in (
+        ("probes_remaining", "probes", "Probes that may still be made."),
+        ("probe_remaining_seconds", "seconds", "Time that probes may still take; below 0: owed."),
+        (
+            "error_budget_remaining_seconds",
+            "slo_seconds",
+            "Error budget of the SLO that probes may still use; below 0: owed.",
+        ),
+    ):
+        left: Rows = [({"pool": p.pool}, budget_left(p).get(key)) for p in pools]
+        yield family("gauge", name, text, left)
     rates: Rows = [
         ({"pool": p.pool, "window": window}, rate)
         for p in pools
@@ -93,6 +97,9 @@ def _budgets(pools: tuple[PoolSnapshot, ...]) -> Iterator[Metric]:
     ]
     text = "Share of bad requests over the share that the SLO allows, of the worst SLO."
     yield family("gauge", "slo_burn_rate", text, rates)
+    text = "Burn rate above which, in both windows, nothing is tried."
+    most: Rows = [({"pool": p.pool}, p.policy.explore.burn_rate) for p in pools]
+    yield family("gauge", "slo_burn_rate_limit", text, most)
 
 
 def _benefit(pools: tuple[PoolSnapshot, ...]) -> Iterator[Metric]:
