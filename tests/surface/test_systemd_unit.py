@@ -94,7 +94,7 @@ def test_the_example_that_binds_it_to_a_service_verifies(analyze, units, tmp_pat
 
 
 def test_the_template_is_the_unit_with_places_of_its_own():
-    """One text twice would drift: what differs is where an instance's files are, and nothing else."""
+    """What differs is where an instance has its files, and nothing else."""
     one = (UNITS / "poolwright.service").read_text().splitlines()
     template = (UNITS / "poolwright@.service").read_text().splitlines()
     differing = {a.split("=")[0] for a, b in zip(one, template, strict=True) if a != b}
