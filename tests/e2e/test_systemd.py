@@ -369,7 +369,7 @@ def test_the_members_of_the_control_group_may_command_and_nobody_else(stopped):
 
 
 def test_other_hosts_and_other_users_processes_are_out_of_reach(machine):
-    """The unit's own sandbox, without a drop-in and with two of them, round a program that tries."""
+    """The unit's sandbox round a program that tries: without a drop-in, and with two of them."""
     machine.run("ip", "address", "add", "192.0.2.1/32", "dev", "lo")
     machine.run("install", "-d", "-m", "1777", "/opt/open")
     tries = (
@@ -381,7 +381,7 @@ def test_other_hosts_and_other_users_processes_are_out_of_reach(machine):
         "def reach(address):\n"
         "    with socket.socket() as link: link.settimeout(2), link.connect((address, 8000))\n"
         "link = lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 4).close()\n"
-        f"print(can(reach, '127.0.0.1'), can(reach, '192.0.2.1'), can(os.stat, '/proc/1'),\n"
+        "print(can(reach, '127.0.0.1'), can(reach, '192.0.2.1'), can(os.stat, '/proc/1'),\n"
         "    can(link), can(os.mkdir, '/opt/open/x'), can(os.chroot, '/'))\n"
     )
     machine.run("tee", "/opt/web/tries.py", stdin=tries)
