@@ -1,4 +1,4 @@
-"""Builds the Debian package from the tree: `python packaging/deb.py OUT`; prints the package's path.
+"""The Debian package, from the tree: `python packaging/deb.py OUT` prints the path of what it made.
 
 Everything that poolwright needs is inside, in /usr/lib/poolwright (a virtual environment of the
 system's python3), so that `apt install ./poolwright_*.deb` fetches nothing. The layout is made here
@@ -55,7 +55,7 @@ def build(out: Path) -> Path:
 
 
 def environment(stage: Path) -> None:
-    """poolwright with all that it needs, in a virtual environment that knows its final place."""
+    """All that runs, in a virtual environment that knows its final place."""
     home = stage / HOME
     run(PYTHON, "-m", "venv", "--without-pip", home)
     pip = (sys.executable, "-m", "pip", "--python", home / "bin/python", "--isolated")
@@ -65,6 +65,9 @@ def environment(stage: Path) -> None:
     for script in (home / "bin").iterdir():
         if script.name != "poolwright" and not script.name.startswith("python"):
             script.unlink()
+    python = home / "bin" / "python3"
+    python.unlink()
+    python.symlink_to(os.path.relpath(PYTHON, f"/{HOME}/bin"))
     entry = home / "bin" / "poolwright"
     lines = entry.read_text().splitlines()
     entry.write_text("\n".join([f"#!/{HOME}/bin/python", *lines[1:]]) + "\n")
