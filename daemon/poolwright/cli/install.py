@@ -40,7 +40,7 @@ _UNITS = ("poolwright.service", "poolwright@.service")
 _SYSTEM = "etc/systemd/system"
 _PACKAGED = ("usr/lib/systemd/system", "lib/systemd/system")
 _POLKIT = "etc/polkit-1/rules.d/50-poolwright-units.rules"
-_UNSEEN = ("/home/", "/root/", "/run/user/", "/tmp/")  # noqa: S108  ProtectHome=, PrivateTmp=
+_UNSEEN = ("/home", "/root", "/run/user", "/tmp")  # noqa: S108  ProtectHome=, PrivateTmp=
 
 
 def add(subparsers: Any) -> None:
@@ -152,7 +152,7 @@ def _base(root: Path) -> Iterator[File]:
     if root == Path("/"):
         if not program.exists():
             raise PlantFault(f"{program}: there is no program that the unit could start")
-        if str(program).startswith(_UNSEEN):
+        if any(program.is_relative_to(folder) for folder in _UNSEEN):
             raise PlantFault(
                 f"{program}: the unit sees no home and no temporary folder; install poolwright "
                 "into a virtual environment in /opt/poolwright"
