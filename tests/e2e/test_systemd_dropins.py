@@ -202,11 +202,11 @@ def test_with_its_dropins_it_sees_and_moves_the_server(machine, case):
     folder = f"/etc/systemd/system/{unit}.d"
     assert machine.run("ls", folder).split() == dropins
     machine.run("systemctl", "start", unit)
-    until(lambda: levels(machine, case) == {knob: 2}, 30)
+    until(lambda: levels(machine, case) == {knob: 2})
     socket = f"/run/poolwright/{case}/control.sock"
     ask = ("pin", "pool", f"{knob}=1", "--why", "a test", "--socket", socket)
     machine.run(POOLWRIGHT, *ask)
-    until(lambda: levels(machine, case) == {knob: 1}, 30)
+    until(lambda: levels(machine, case) == {knob: 1})
     security = machine.run("systemd-analyze", "security", unit).splitlines()[-1]
     assert float(security.split(": ")[1].split()[0]) <= 2.0, security
 
@@ -216,7 +216,7 @@ def test_without_them_it_cannot_and_says_so(machine, case):
     """PgBouncer lets anybody move it who may connect; its drop-in is for telling a restart."""
     unit, folder = f"poolwright@{case}.service", f"/etc/systemd/system/poolwright@{case}.service.d"
     machine.run("sh", "-c", f"rm -rf {folder}; systemctl daemon-reload")
-    machine.run("systemctl", "start", unit, check=False)
+    machine.run("systemctl", "start", "--no-block", unit)
     log = ("journalctl", "-u", unit, "-n", "20", "-o", "cat")
-    until(lambda: CASES[case][-1] in machine.run(*log), 30)
+    until(lambda: CASES[case][-1] in machine.run(*log))
     assert levels(machine, case) is None
