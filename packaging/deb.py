@@ -137,9 +137,12 @@ def control(stage: Path) -> None:
 def pack(stage: Path, out: Path) -> Path:
     """One .deb of a tree, the same bytes for the same commit."""
     out.mkdir(parents=True, exist_ok=True)
-    epoch = os.environ.get("SOURCE_DATE_EPOCH") or run(
-        "git", "-C", ROOT, "log", "-1", "--format=%ct"
-    )
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if (
+        not epoch and (ROOT / ".git").exists()
+    ):  # else a source distribution, whose files have one time
+        epoch = run("git", "-C", ROOT, "log", "-1", "--format=%ct")
+    epoch = epoch or str(int((ROOT / "pyproject.toml").stat().st_mtime))
     command: Sequence[str | Path] = ("dpkg-deb", "--root-owner-group", "-Zzstd", "-b", stage, out)
     said = run(*command, SOURCE_DATE_EPOCH=epoch)
     return Path(said.rpartition(" in '")[2].rstrip("'."))
