@@ -8,14 +8,15 @@ SERVERS := prometheus:promtool systemd-container:systemd-nspawn dbus:dbus-daemon
   nginx-light:nginx php-fpm:php libfcgi-bin:cgi-fcgi uwsgi-core:uwsgi-core \
   uwsgi-plugin-python3:uwsgi_python3 prometheus-node-exporter:prometheus-node-exporter \
   prometheus-ipmi-exporter:prometheus-ipmi-exporter caddy:caddy apache2-bin:apache2 \
-  openssl:openssl
+  openssl:openssl lintian:lintian zsh:zsh fish:fish man-db:man
 
 # make swarm SEEDS=10000 plays that many random scenarios; make test a few hundred.
 SEEDS ?= 1000
 FIRST ?= 0
 TEST_SEEDS ?= 200
 
-.PHONY: demo test check swarm bench bench-search bench-boat bench-tracking bench-converge docs clean servers
+.PHONY: demo test check swarm bench bench-search bench-boat bench-tracking bench-converge \
+  docs dist deb man clean servers
 
 .venv/.ready: pyproject.toml
 	@echo "== setting up .venv with poolwright and its tools (about a minute)"
@@ -65,6 +66,17 @@ swarm: .venv/.ready
 docs: .venv/.ready
 	@$(PY) docs/draw_phases.py
 	@$(PY) docs/list_metrics.py
+	@$(PY) packaging/pages.py reference
+
+# Source distribution and wheel; the Debian package; man pages and completions.
+dist: .venv/.ready
+	@$(PY) -m build --no-isolation --outdir out/dist
+
+deb: .venv/.ready
+	@$(PY) packaging/deb.py out/dist
+
+man: .venv/.ready
+	@$(PY) packaging/pages.py share out/share
 
 bench: .venv/.ready bench-search
 	@$(PY) bench/overhead.py

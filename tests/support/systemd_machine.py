@@ -67,11 +67,28 @@ def missing() -> list[str]:
 class Machine:
     """A booted machine. Use as a context manager: leaving it takes everything down."""
 
-    def __init__(self, state: Path, binds: dict[Path, str], files: dict[str, tuple[int, str]]):
-        """`binds`: host path -> read-only path inside; `files`: path inside -> (mode, text)."""
+    def __init__(
+        self,
+        state: Path,
+        binds: dict[Path, str],
+        files: dict[str, tuple[int, str]],
+        *,
+        own_network: bool = False,
+    ):
+        """`binds`: host path -> read-only path inside; `files`: path inside -> (mode, text).
+
+        With `own_network` there is a loopback of its own and nothing else, and IPAddressDeny= of
+        units is enforced, which takes bpf(2).
+        """
         self.name = f"poolwright-{os.getpid()}-{next(_NUMBERS)}"
         self._state = state
         self._binds = [f"--bind-ro={host}:{inside}" for host, inside in binds.items()]
+        if own_network:
+            self._binds += [
+                "--private-network",
+                "--capability=CAP_BPF",
+                "--system-call-filter=bpf",
+            ]
         self._cgroups: list[Path] = []
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._leader = 0
@@ -109,7 +126,7 @@ class Machine:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=150,
             check=False,
         )
         if check and done.returncode:

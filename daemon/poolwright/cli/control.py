@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from poolwright.cli.main import COMMANDS
 from poolwright.core.errors import PlantFault, PolicyError
 from poolwright.core.model import Advice
 from poolwright.surface import words
@@ -35,7 +36,9 @@ def add(
     subparsers: Any, command: str, description: str | None, *, why: str | None = DEFAULT_WHY
 ) -> argparse.ArgumentParser:
     """The command's parser with the arguments that all of them take. `why` None: must be given."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(command, description=description)
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        command, help=COMMANDS[command][1], description=description
+    )
     parser.add_argument("pool", metavar="POOL")
     parser.add_argument(
         "--why",

@@ -8,7 +8,7 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from poolwright import __version__
 from poolwright.core.errors import PlantFault, PolicyError
@@ -41,6 +41,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rollback": ("poolwright.cli.rollback", "back to an earlier setting, and pause"),
     "restore": ("poolwright.cli.restore", "put the baseline back after a crash"),
     "doctor": ("poolwright.cli.doctor", "show what this host can measure and move"),
+    "install": ("poolwright.cli.install", "put the unit and its drop-ins in place, or remove them"),
+    "completion": ("poolwright.cli.completion", "print what a shell needs to complete commands"),
 }
 
 EXIT_POLICY = 2  # a configuration, policy or argument to be mended by its author
@@ -54,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = next((word for word in arguments if not word.startswith("-")), None)
     try:
-        return _run(_parser(name), arguments)
+        return _run(parser({name}), arguments)
     except PolicyError as error:
         print(error, file=sys.stderr)
         return EXIT_POLICY
@@ -69,10 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_PIPE
 
 
-def _run(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
-    args = parser.parse_args(arguments)
+def _run(made: argparse.ArgumentParser, arguments: list[str]) -> int:
+    args = made.parse_args(arguments)
     if args.command is None:
-        parser.print_help()
+        made.print_help()
         return EXIT_POLICY
     module = importlib.import_module(COMMANDS[args.command][0])
     status: int = module.run(args)
@@ -80,17 +82,17 @@ def _run(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
     return status
 
 
-def _parser(wanted: str | None) -> argparse.ArgumentParser:
-    """The parser of all commands, of which only `wanted` has its own arguments."""
-    parser = argparse.ArgumentParser(
+def parser(wanted: Container[str | None]) -> argparse.ArgumentParser:
+    """The parser of all commands, of which only those `wanted` have their own arguments."""
+    made = argparse.ArgumentParser(
         prog="poolwright",
         description="Finds the right size for the worker pools of a live service.",
     )
-    parser.add_argument("--version", action="version", version=f"poolwright {__version__}")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    made.add_argument("--version", action="version", version=f"poolwright {__version__}")
+    subparsers = made.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for name, (module, text) in COMMANDS.items():
-        if name == wanted:
+        if name in wanted:
             importlib.import_module(module).add(subparsers)
         else:
             subparsers.add_parser(name, help=text)
-    return parser
+    return made

@@ -164,7 +164,7 @@ def signalling(facts: Facts, master: Process) -> tuple[Advice, ...]:
     return (
         Advice(
             what=f"this user ({facts.user}) may not signal processes of {master.user}",
-            add="AmbientCapabilities=CAP_KILL in poolwright's unit, as the shipped one has",
+            add="AmbientCapabilities=CAP_KILL in poolwright's unit: `poolwright install` adds it",
         ),
     )
 
