@@ -1,0 +1,131 @@
+// The head of a pool: its phase and reason, what a person has to know, and the figures of now.
+
+import { byId, make, say } from "./dom.js";
+import { gain, number, setting } from "./units.js";
+import { action, phase, POWER, reason, said } from "./words.js";
+
+const TILES = [
+  ["level", "Level"],
+  ["load_rps", "Load"],
+  ["latency_p50_s", "p50"],
+  ["latency_p95_s", "p95"],
+  ["latency_p99_s", "p99"],
+  ["jitter_s", "Jitter"],
+  ["error_ratio", "Errors"],
+  ["cpu_cores", "CPU"],
+  ["memory_bytes", "Memory"],
+  ["power_w", "Power"],
+];
+
+/** Response -> what it has to stay below, of the policy in force. */
+export const limitsOf = (policy) =>
+  Object.fromEntries((policy?.slo ?? []).map((slo) => [slo.response, slo.below]));
+
+export class Standing {
+  constructor() {
+    this.badge = make("span", { class: "badge" });
+    this.title = make("h2");
+    this.mode = make("span", { class: "muted" });
+    this.why = make("p", { class: "reason", "aria-live": "polite" });
+    this.notices = make("ul", { class: "notices" });
+    byId("head").replaceChildren(
+      make("div", { class: "titles" }, this.title, this.badge, this.mode),
+      this.why,
+      this.notices,
+    );
+    this.tiles = Object.fromEntries(TILES.map(([quantity, label]) => [quantity, tile(label)]));
+    byId("tiles").replaceChildren(...Object.values(this.tiles).map((one) => one.box));
+  }
+
+  /** `point`: the newest tick's; `status`: the newest status of the pool, or null. */
+  show(point, status) {
+    const { sign, text, tone } = phase(point.phase);
+    say(this.title, point.pool);
+    say(this.badge, `${sign} ${text}`);
+    this.badge.dataset.tone = tone;
+    say(this.why, `${action(point.action).text}: ${reason(point.reason, point.detail)}`);
+    const limits = limitsOf(status?.policy);
+    for (const [quantity] of TILES) {
+      if (quantity !== "level") this.fill(quantity, point[quantity], limits[quantity]);
+    }
+    this.fillLevel(point);
+    if (status) this.showStatus(status);
+  }
+
+  showStatus(status) {
+    const { policy } = status;
+    say(this.mode, `mode ${policy.mode}, policy ${policy.name}`);
+    const lines = notices(status);
+    if (this.told !== JSON.stringify(lines)) {
+      this.told = JSON.stringify(lines);
+      this.notices.replaceChildren(
+        ...lines.map(([tone, head, text]) =>
+          make("li", { "data-tone": tone }, make("b", {}, head), " ", text)),
+      );
+    }
+    this.fillSources(status);
+  }
+
+  fill(quantity, value, limit) {
+    const { value: place, note, box } = this.tiles[quantity];
+    say(place, number(quantity, value));
+    const over = limit !== undefined && value !== null && value !== undefined && value > limit;
+    box.dataset.tone = over ? "bad" : "";
+    if (limit !== undefined) say(note, `${over ? "✕ above" : "✓ below"} ${number(quantity, limit)}`);
+  }
+
+  fillLevel(point) {
+    const { value, note } = this.tiles.level;
+    say(value, `${number("level", point.applied)}`);
+    const differs = point.wanted !== point.applied || point.commanded !== point.applied;
+    const wanted = number("level", point.wanted);
+    const commanded = number("level", point.commanded);
+    say(note, differs ? `wanted ${wanted}, commanded ${commanded}` : "as wanted");
+  }
+
+  fillSources({ sample, recent, policy }) {
+    const { power_source: source, power_std_w: std } = sample;
+    const doubt = std === null ? "" : `± ${number("power_w", std)}, `;
+    const from = source ? POWER[source] ?? `from ${source}` : "no source";
+    say(this.tiles.power_w.note, doubt + from);
+    const share = sample.memory_limit_bytes ? `of ${number("memory_bytes", sample.memory_limit_bytes)}` : "";
+    say(this.tiles.memory_bytes.note, share);
+    const host = sample.host_cpu_ratio;
+    say(this.tiles.cpu_cores.note, host === null ? "" : `host ${number("cpu_ratio", host)} busy`);
+    if (!limitsOf(policy).latency_p50_s) {
+      say(this.tiles.latency_p50_s.note, recent.estimated ? "estimated" : `last ${number("span_s", recent.span_s)}`);
+    }
+  }
+}
+
+function tile(label) {
+  const value = make("b");
+  const note = make("small");
+  return { value, note, box: make("div", { class: "tile" }, make("span", {}, label), value, note) };
+}
+
+/** [tone, heading, words] of what a person has to know or decide. */
+function notices(status) {
+  const { decision, kept, tick, policy, pool } = status;
+  const lines = [];
+  for (const trip of decision.guard_trips) lines.push(["bad", "✕ guard", said(trip)]);
+  if (!tick.applied) lines.push(["bad", "✕ not read back", tick.fault || "the level is not known"]);
+  for (const missing of status.sample.missing) lines.push(["bad", "✕ not seen", said(missing)]);
+  if (status.learner === "failed") lines.push(["warn", "! learner", tick.learner_fault || "it failed, and will be asked again"]);
+  if (kept.phase_why) lines.push(["warn", `‖ ${said(kept.phase)}`, `${kept.phase_why} (poolwright resume ${pool})`]);
+  if (kept.pin) lines.push(["warn", "‖ pinned", `${setting(kept.pin)} ${kept.pin_why} (poolwright unpin ${pool})`]);
+  for (const one of tick.overrides) lines.push(["warn", "! override", one.reason]);
+  if (tick.quiet) lines.push(["plain", "quiet", tick.quiet]);
+  if (!tick.may_probe) lines.push(["plain", "waits", `${tick.rival || "another pool"} holds this host's experiment`]);
+  const { advice } = decision;
+  if (advice) {
+    const expected = advice.gain ? `, expected gain ${gain(advice.gain.mean)} ± ${Math.round(196 * advice.gain.std)} %` : "";
+    lines.push([
+      "good",
+      "▸ advice",
+      `${setting(advice.replaces)} → ${setting(advice.setting)}${expected} (poolwright approve ${pool} ${advice.id})`,
+    ]);
+  }
+  if (policy.mode !== "auto" && !advice) lines.push(["plain", "moves nothing", `the mode is ${policy.mode}`]);
+  return lines;
+}
