@@ -1,19 +1,19 @@
 """`poolwright explain` on a real journal file."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
+import snapshots as make
 
 from poolwright.cli.main import main
 from poolwright.core.model import Action, Reason, Resume
 from poolwright.journal.sqlite import SqliteJournal
+from poolwright.surface.account import Explanation
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
-
-import snapshots as make
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def ids(capsys, journal):
         if main(["explain", "web", "--journal", str(journal), "--decision", str(number), "--json"]):
             break
         account = json.loads(capsys.readouterr().out)
-        found[account["story"]["decision"]["tick"]] = account["id"]
+        found[account["account"]["tick"]] = account["id"]
     capsys.readouterr()
     return found
 
@@ -77,7 +77,7 @@ def test_a_decision_is_found_by_its_id_with_all_that_came_of_it(journal, capsys)
     assert "Why not workers=3\n  workers=3: too likely to breach an objective" in out
     assert "plan 7, fitted in tick 380" in out
     assert "the move was made after 310 ms: worker 4719 ended" in out
-    assert "latency p99 189 ms ± 4 ms, above (142 ms ± 9 ms)" in out
+    assert "latency p99 189 ms ± 4 ms, above (142 ms ± 9 ms, z +4.8)" in out
 
 
 def test_a_decision_is_found_by_its_time(journal, capsys):
@@ -90,20 +90,45 @@ def test_a_decision_is_found_by_its_time(journal, capsys):
 
 def test_a_time_before_the_journal_is_refused(journal, capsys):
     err = told(capsys, journal, "--at", "2020-01-01", status=3).err
-    assert "nothing is known of that time; the first is of 2026-11-21T07:0" in err
+    assert "nothing is known of 2020-01-01 00:00:00 UTC; the first decision of pool" in err
 
 
-def test_json_holds_the_account_and_the_story(journal, capsys):
-    account = json.loads(told(capsys, journal, "--json").out)
-    assert account["run"] == 1
-    assert account["story"]["decision"]["action"] == "track"
-    assert [s["title"] for s in account["account"]][1:] == [
-        "What was seen",
-        "What the model expected",
-        "What was considered",
-        "Which rules stepped in",
-        "What came of it",
-    ]
+def test_json_holds_the_account_with_its_text(journal, capsys):
+    number = ids(capsys, journal)[412]
+    found = json.loads(
+        told(capsys, journal, "--decision", str(number), "--why-not", "3", "--json").out
+    )
+    assert (found["version"], found["id"], found["run"]) == (1, number, 1)
+    account = found["account"]
+    assert (account["action"], account["setting"], account["was"]) == (
+        "probe", {"workers": 4}, {"workers": 5},
+    )  # fmt: skip
+    assert account["expectation"]["setting"] == {"workers": 4}
+    assert [a["setting"]["workers"] for a in account["alternatives"] if a["taken"]] == [4]
+    assert account["outcome"]["actuation"]["status"] == "applied"
+    assert account["outcome"]["left_by"]["setting"] == {"workers": 8}
+    assert found["why_not"]["setting"] == {"workers": 3}
+    assert found["text"].startswith("2026-11-21 07:06:52 UTC, tick 412: web probed workers=4")
+
+
+def test_the_json_is_what_its_schema_says(journal, capsys):
+    found = json.loads(told(capsys, journal, "--json").out)
+    assert main(["schema", "explanation"]) == 0
+    schema = capsys.readouterr().out
+    assert schema == (ROOT / "config/schema/explanation.schema.json").read_text()
+    kinds = json.loads(schema)["$defs"]
+    assert set(found) == set(kinds["Explanation"]["properties"])
+    assert set(found["account"]) == set(kinds["Account"]["properties"])
+    assert set(found["account"]["outcome"]) == set(kinds["Outcome"]["properties"])
+    msgspec.convert(found, Explanation, strict=True)
+
+
+def test_the_time_that_was_understood_is_told(journal, capsys):
+    asked = told(capsys, journal, "--at", "08:07 Europe/Berlin").out
+    assert "tick 412: web probed workers=4" in asked
+    assert "asked about 2026-11-21 07:07:00 UTC: this decision was 8 s old then" in asked
+    ago = told(capsys, journal, "--at", "-1s").out  # before the last decision
+    assert "asked about 2026-11-21 07:07:49 UTC" in ago
 
 
 @pytest.mark.parametrize("level", ["workers=3", "3"])

@@ -14,6 +14,7 @@ from poolwright.core.model import (
     ClampKind,
     Command,
     CommandKind,
+    Context,
     Estimate,
     Kept,
     Phase,
@@ -22,8 +23,10 @@ from poolwright.core.model import (
 )
 from poolwright.core.policy import Knob, Mode, Override, Relation
 from poolwright.core.reasons import REASONS
-from poolwright.surface.explain import Story, clamp_text, explain, text
-from poolwright.surface.words import VERDICTS, did, name, number, seconds
+from poolwright.surface.account import Story
+from poolwright.surface.accounting import account
+from poolwright.surface.explain import explain, text
+from poolwright.surface.words import VERDICTS, clamp, did, name, number, seconds
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "explain"
 
@@ -35,7 +38,7 @@ PROBE = Story(
     tick=make.tick(),
     plan=make.plan(),
     actuation=make.applied(),
-    after=make.observation(4, 0.189, opened=416, closed=446),
+    windows=(make.observation(4, 0.189, opened=416, closed=446),),
 )
 RETREAT = Story(
     pool="web",
@@ -259,7 +262,7 @@ def test_a_lost_tick_is_said_not_filled_in():
 
 
 def test_an_unknown_outcome_is_not_a_good_one():
-    unknown = replace(PROBE, actuation=None, after=None)
+    unknown = replace(PROBE, actuation=None, windows=())
     assert section(unknown, "What came of it") == [
         "whether the move was made is not in the journal",
         "no window has closed at this setting yet",
@@ -282,9 +285,9 @@ def test_without_a_plan_nothing_was_expected():
     ("p99_s", "word"), [(0.142, "as expected"), (0.142 + 0.0163, "above"), (0.1257, "below")]
 )
 def test_the_next_window_is_compared_with_ninety_percent(p99_s, word):
-    story = replace(PROBE, after=make.observation(4, p99_s))
+    story = replace(PROBE, windows=(make.observation(4, p99_s),))
     line = next(x for x in section(story, "What came of it") if "p99" in x)
-    assert f", {word} (142 ms ± 9 ms)" in line
+    assert f", {word} (142 ms ± 9 ms, z " in line
 
 
 @pytest.mark.parametrize("candidate", make.CANDIDATES)
@@ -320,9 +323,9 @@ def test_a_long_row_of_one_verdict_is_folded_but_never_the_taken_one():
     )
     plan = replace(make.plan(), candidates=(*make.CANDIDATES[:3], *far))
     lines = section(replace(PROBE, plan=plan), "What was considered")
-    assert lines[3].startswith("  workers=13:")
-    assert lines[4] == "  ... 18 settings between: too far from what has been tried"
-    assert lines[5].startswith("  workers=32:")
+    assert lines[4].startswith("  workers=13:")
+    assert lines[5] == "  ... 18 settings between: too far from what has been tried"
+    assert lines[6].startswith("  workers=32:")
     taken = replace(PROBE, plan=plan, decision=make.probe(setting=make.at(20)))
     assert [x for x in section(taken, "What was considered") if x.startswith("* workers=20:")]
 
@@ -338,7 +341,7 @@ def test_commands_and_their_reasons_are_told():
 
 @pytest.mark.parametrize("kind", list(ClampKind))
 def test_every_clamp_has_words(kind):
-    said = clamp_text(Clamp(kind=kind, knob="workers", wanted=12, allowed=8))
+    said = clamp(Clamp(kind=kind, knob="workers", wanted=12, allowed=8), make.POLICY)
     assert said.startswith("workers=12 was wanted, workers=8 allowed: ")
 
 
@@ -423,3 +426,65 @@ def test_names_lose_the_unit_but_not_the_meaning():
         "in flight",
     ]
     assert seconds(0.0) == "0 ms"
+
+
+def test_every_input_is_told_with_its_age():
+    old = replace(make.tick().readings[0], taken_mono_ns=make.tick().mono_ns - 2_500_000_000)
+    told = replace(PROBE, tick=make.tick(readings=(old, make.broken_reading())))
+    lines = section(told, "What was seen")
+    assert f"{old.source}, 2.5 s old: throughput 48/s" in lines
+    first, broken = account(told).inputs
+    assert (first.signal, first.value, first.unit, first.age_s) == (
+        "throughput_rps", 48.0, "rps", 2.5,
+    )  # fmt: skip
+    assert (broken.value, broken.status) == (None, "error")
+    assert account(replace(PROBE, tick=None)).inputs is None
+
+
+def test_a_prediction_of_another_load_is_not_compared():
+    busy = replace(make.observation(4, 0.4), context=Context(load_rps=96.0))
+    lines = section(replace(PROBE, windows=(busy,)), "What came of it")
+    assert "a load of which the plan said nothing" in lines[1]
+    assert not any("as expected" in line or "above" in line for line in lines)
+    assert account(replace(PROBE, windows=(busy,))).outcome.compared == 0
+
+
+def test_windows_after_the_decision_are_counted_against_the_intervals():
+    near, far = make.observation(4, 0.150), make.observation(4, 0.189, opened=447, closed=477)
+    came = account(replace(PROBE, windows=(near, far))).outcome
+    p99 = [next(c for c in w.checks if c.response == "latency_p99_s") for w in came.windows]
+    assert [check.inside for check in p99] == [True, False]
+    assert p99[1].z == pytest.approx((0.189 - 0.142) / (0.009**2 + 0.004**2) ** 0.5, rel=0.1)
+    assert (came.compared, came.inside) == (18, 14)
+    lines = section(replace(PROBE, windows=(near, far)), "What came of it")
+    assert "inside the 90 % intervals that the plan had given: 14 of 18 (78%)" in lines
+
+
+def test_what_the_schedule_holds_at_the_load_is_told():
+    lines = section(PROBE, "What the model expected")
+    entry = account(PROBE).schedule
+    assert entry is not None
+    assert entry.load_lower_rps <= 48.0 < entry.load_upper_rps
+    assert lines[1].startswith("from 40/s to ")
+    assert f"holds workers={entry.setting['workers']}" in lines[1]
+
+
+def test_a_clamp_names_its_rule_and_number():
+    slow = Clamp(kind=ClampKind.SLEW, knob="workers", wanted=12, allowed=9)
+    assert clamp(slow, make.POLICY).endswith("no more than this in one move (slew 4)")
+    relation = Relation(text="workers * 2 <= 20", terms=((2, ("workers",)), (-20, ())))
+    said = clamp(
+        replace(slow, kind=ClampKind.RELATION), replace(make.POLICY, relations=(relation,))
+    )
+    assert said.endswith("the policy's relation between knobs (workers * 2 <= 20)")
+    (rule,) = account(replace(PROBE, decision=make.probe(clamps=(slow,)))).rules
+    assert (rule.kind, rule.rule, rule.knob, rule.wanted, rule.allowed) == (
+        "clamp", "slew", "workers", 12, 9,
+    )  # fmt: skip
+
+
+def test_a_vetoed_probe_is_a_rule():
+    told, _ = STORIES["quiet"]
+    (rule,) = [rule for rule in account(told).rules if rule.kind == "veto"]
+    assert rule.rule == "quiet_time"
+    assert rule.text.startswith("a probe of workers=4 (P(safe) 0.97, expected gain 6.2 %) was veto")

@@ -1,29 +1,24 @@
 """`poolwright explain POOL`: why a decision was made, and what came of it.
 
 Without --at and --decision: the last decision that moved something, else the last notable one.
+How to read it, and the JSON: docs/explain.md.
 """
 
 import argparse
-from collections.abc import Iterator
-from datetime import UTC, datetime
+import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from poolwright.cli.moment import moment
+from poolwright.cli.moment import AGO, when
 from poolwright.core.errors import PlantFault, PolicyError
-from poolwright.core.model import (
-    Actuation,
-    ActuationStatus,
-    Decision,
-    Observation,
-    Setting,
-    setting,
-)
+from poolwright.core.model import Setting, setting
 from poolwright.core.policy import Policy
 from poolwright.journal.query import DecisionRow, JournalReader
-from poolwright.surface.explain import Story, explain, text
+from poolwright.surface import words
+from poolwright.surface.story import explanation, tell
 
 DEFAULT_JOURNAL = Path("/var/lib/poolwright/journal.db")
 
@@ -33,13 +28,16 @@ def add(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "explain", help="tell why a decision was made", description=__doc__
     )
+    # argparse takes "-10m" for an option unless it looks like a negative number to it.
+    parser._negative_number_matcher = AGO  # noqa: SLF001 - there is no other way to say so
     parser.add_argument("pool", metavar="POOL")
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--at",
-        type=moment,
+        type=when,
         metavar="TIME",
-        help="the newest notable decision at that time: 2026-11-21T07:00:00+01:00, UTC unless said",
+        help="the newest notable decision at that time: 03:12 (the newest such), "
+        "'03:12 Europe/Berlin', -10m, 2026-11-21T07:00:00+01:00; local time unless said",
     )
     which.add_argument(
         "--decision", type=int, metavar="ID", help="as `poolwright journal list` shows it"
@@ -55,90 +53,53 @@ def run(args: argparse.Namespace) -> int:
     """Print the account. PlantFault when the journal cannot be read or has no such decision."""
     path = journal_of(args)
     with JournalReader(path) as reader, reader.one_moment():
-        row = _row(reader, args)
+        row, asked = _row(reader, args)
         story = tell(reader, row)
     other = None if args.why_not is None else _setting(args.why_not, story.policy)
-    sections = explain(story, other)
+    found = explanation(row, story, other)
     if args.json:
-        print(_json(row, story, sections))
+        print(msgspec.json.encode(found).decode())
     else:
-        print(f"{text(sections)}\n\n(decision {row.id} of run {row.run} in {path})")
+        print(f"{found.text}\n\n{asked}(decision {row.id} of run {row.run} in {path})")
     return 0
 
 
-def tell(reader: JournalReader, row: DecisionRow) -> Story:
-    """Everything that the journal knows about a decision."""
-    decision = reader.full_decision(row.id)
-    policy, resume = reader.start_of(row.run)
-    step = reader.step(row.run, row.tick)
-    plan = reader.plan_before(row.run, row.tick)
-    if plan is None and resume is not None:
-        plan = resume.plan
-    after, left_by = _later(reader, row, decision)
-    return Story(
-        pool=row.pool,
-        wall_ns=row.wall_ns,
-        decision=decision,
-        policy=policy,
-        tick=None if step is None else step.tick,
-        plan=plan,
-        actuation=_actuation(reader, row),
-        after=after,
-        left_by=left_by,
-    )
-
-
-def _row(reader: JournalReader, args: argparse.Namespace) -> DecisionRow:
+def _row(reader: JournalReader, args: argparse.Namespace) -> tuple[DecisionRow, str]:
+    """The decision that is meant, and for a time what it is to that time."""
     if args.decision is not None:
         found = reader.decision(args.decision)
         if found is None or found.pool != args.pool:
             raise PlantFault(f"{reader.path}: pool {args.pool!r} has no decision {args.decision}")
-        return found
-    rows = reader.decisions(args.pool)
-    if not rows:
+        return found, ""
+    newest = reader.newest_decision(args.pool)
+    if newest is None:
         pools = ", ".join(sorted({run.pool for run in reader.runs()})) or "none"
         raise PlantFault(
             f"{reader.path}: no notable decision of pool {args.pool!r} yet (pools: {pools})"
         )
     if args.at is None:
-        return next((row for row in reversed(rows) if row.moves), rows[-1])
-    before = [row for row in rows if row.wall_ns <= args.at]
-    if not before:
-        first = datetime.fromtimestamp(rows[0].wall_ns / 1e9, UTC).isoformat(timespec="seconds")
-        raise PlantFault(f"{reader.path}: nothing is known of that time; the first is of {first}")
-    return before[-1]
+        return reader.newest_decision(args.pool, moves=True) or newest, ""
+    ended_ns = reader.run(newest.run).ended_wall_ns
+    at_ns = args.at(time.time_ns() if ended_ns is None else max(ended_ns, newest.wall_ns))
+    found = reader.newest_decision(args.pool, until_wall_ns=at_ns)
+    if found is None:
+        first = reader.decisions(args.pool)[0]
+        raise PlantFault(
+            f"{reader.path}: nothing is known of {words.utc(at_ns)}; the first decision of pool "
+            f"{args.pool!r} is of {words.utc(first.wall_ns)}"
+        )
+    return found, _asked(at_ns, found, ended_ns)
 
 
-def _later(
-    reader: JournalReader, row: DecisionRow, decision: Decision
-) -> tuple[Observation | None, Decision | None]:
-    """The next window at the setting decided on, or else what moved away before one closed."""
-    for later in _after(reader, row):
-        seen = later.observation
-        if seen is not None and seen.setting == decision.setting and seen.opened_tick >= row.tick:
-            return seen, None
-        if later.moves and later.setting != decision.setting:
-            return None, later
-    return None, None
-
-
-def _after(reader: JournalReader, row: DecisionRow) -> Iterator[Decision]:
-    for later in reader.decisions_of_run(row.run):
-        if later.tick > row.tick and (later.moves or later.observed is not None):
-            yield reader.full_decision(later.id)
-
-
-def _actuation(reader: JournalReader, row: DecisionRow) -> Actuation | None:
-    """What became of the move's intent; None when nobody knows."""
-    for intent in reader.intents(row.run):
-        if intent.tick == row.tick and intent.status in set(ActuationStatus):
-            return Actuation(
-                decision_tick=row.tick,
-                status=ActuationStatus(intent.status),
-                took_s=intent.took_s or 0.0,
-                detail=intent.detail,
-            )
-    return None
+def _asked(at_ns: int, row: DecisionRow, ended_ns: int | None) -> str:
+    """What moment was understood, and how old the decision was then."""
+    there = datetime.fromtimestamp(at_ns / 1e9).astimezone()
+    local = "" if there.utcoffset() is None or not there.utcoffset() else f", {there:%H:%M:%S %Z}"
+    age = words.seconds((at_ns - row.wall_ns) / 1e9)
+    line = f"asked about {words.utc(at_ns)}{local}: this decision was {age} old then"
+    if ended_ns is not None and at_ns > ended_ns:
+        line += f", and the run had ended at {words.utc(ended_ns)}"
+    return f"{line}\n"
 
 
 def _setting(written: str, policy: Policy) -> Setting:
@@ -176,8 +137,3 @@ def journal_of(args: argparse.Namespace) -> Path:
     from poolwright.policy.config import load_config  # noqa: PLC0415 only here is YAML needed
 
     return Path(load_config(args.config).journal)
-
-
-def _json(row: DecisionRow, story: Story, sections: object) -> str:
-    whole = {"id": row.id, "run": row.run, "account": sections, "story": story}
-    return msgspec.json.encode(whole).decode()

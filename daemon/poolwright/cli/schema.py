@@ -1,4 +1,4 @@
-"""`poolwright schema config|policy`: the JSON Schema, made from the code that checks."""
+"""`poolwright schema config|policy|explanation`: the JSON Schema, made from the code itself."""
 
 import argparse
 import json
@@ -10,9 +10,9 @@ from poolwright.policy.json_schema import config_schema, policy_schema
 def add(subparsers: Any) -> None:
     """Add the command's arguments."""
     parser = subparsers.add_parser(
-        "schema", help="print the JSON Schema of configurations or policies", description=__doc__
+        "schema", help="print the JSON Schema of a file or an answer", description=__doc__
     )
-    parser.add_argument("what", choices=("config", "policy"))
+    parser.add_argument("what", choices=("config", "policy", "explanation"))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -22,9 +22,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def schema_text(what: str) -> str:
-    """The schema of `config` or `policy`, as it is shipped in config/schema/."""
+    """The schema of `config`, `policy` or `explanation`, as shipped in config/schema/."""
     if what == "policy":
         schema = policy_schema()
+    elif what == "explanation":
+        import msgspec  # noqa: PLC0415 - not for the others
+
+        from poolwright.surface.account import Explanation  # noqa: PLC0415
+
+        schema = msgspec.json.schema(Explanation)
     else:
         # Here, because the adapters are imported for it.
         from poolwright.actuators import ACTUATORS  # noqa: PLC0415

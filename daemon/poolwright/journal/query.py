@@ -126,10 +126,13 @@ KINDS = ("advice", "command", "guard", "holdout", "move", "phase", "plan", "poli
 class JournalReader:
     """Questions to one journal file. Every method raises PlantFault when it cannot be read."""
 
-    def __init__(self, path: Path) -> None:
-        """Open read-only. PlantFault: not there, not a journal, a later release's."""
+    def __init__(self, path: Path, db: sqlite3.Connection | None = None) -> None:
+        """Open read-only, unless it is open already as `db`.
+
+        PlantFault: not there, not a journal, a later release's.
+        """
         self.path = path
-        self._db = schema.connect_read_only(path)
+        self.db = schema.connect_read_only(path) if db is None else db
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -146,7 +149,7 @@ class JournalReader:
 
     def close(self) -> None:
         """Let go of the file."""
-        self._db.close()
+        self.db.close()
 
     @contextmanager
     def one_moment(self) -> Iterator[None]:
@@ -155,8 +158,8 @@ class JournalReader:
         try:
             yield
         finally:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+            if self.db.in_transaction:
+                self.db.execute("ROLLBACK")
 
     def runs(self, pool: str | None = None) -> list[RunRow]:
         """All runs, oldest first."""
@@ -182,7 +185,7 @@ class JournalReader:
     def known_of(self, pool: str) -> Resume | None:
         """What a new run of `pool` would start from; None: the journal does not know it."""
         try:
-            return last_resume(self._db, pool)
+            return last_resume(self.db, pool)
         except sqlite3.Error as error:
             raise PlantFault(f"{self.path}: cannot be read: {error}") from error
 
@@ -216,6 +219,26 @@ class JournalReader:
     def decisions_of_run(self, run: int) -> list[DecisionRow]:
         """The notable decisions of a run, oldest first."""
         return [_decision(r) for r in self._rows(f"{_DECISION} WHERE run = ? ORDER BY id", run)]
+
+    def decisions_after(self, run: int, tick: int, *, limit: int) -> list[DecisionRow]:
+        """The next notable decisions of a run that moved something or closed a window."""
+        rows = self._rows(
+            f"{_DECISION} WHERE run = ? AND tick > ? AND (moves OR observed IS NOT NULL)"
+            " ORDER BY tick LIMIT ?",
+            run, tick, limit,
+        )  # fmt: skip
+        return [_decision(row) for row in rows]
+
+    def newest_decision(
+        self, pool: str, *, until_wall_ns: int | None = None, moves: bool = False
+    ) -> DecisionRow | None:
+        """The newest notable decision of a pool, at a time, or that moved something."""
+        rows = self._rows(
+            f"{_DECISION} WHERE pool = ?1 AND (?2 IS NULL OR wall_ns <= ?2)"
+            " AND (moves OR NOT ?3) ORDER BY id DESC LIMIT 1",
+            pool, until_wall_ns, moves,
+        )  # fmt: skip
+        return _decision(rows[0]) if rows else None
 
     def decision(self, decision: int) -> DecisionRow | None:
         """One notable decision by its id."""
@@ -360,7 +383,7 @@ class JournalReader:
 
     def _rows(self, query: str, *values: object) -> list[dict[str, Any]]:
         try:
-            cursor = self._db.execute(query, values)
+            cursor = self.db.execute(query, values)
             names = [column[0] for column in cursor.description or ()]
             return [dict(zip(names, row, strict=True)) for row in cursor]
         except sqlite3.Error as error:

@@ -2,22 +2,36 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from poolwright.core.model import Plan
+from poolwright.core.reasons import REASONS
 from poolwright.engine.snapshot import PoolSnapshot, Snapshot
+from poolwright.journal.notable import Notable, notable, windows
+from poolwright.journal.query import JournalReader
+from poolwright.surface.account import Explanation
 from poolwright.surface.book import Book
 from poolwright.surface.events import Events
 from poolwright.surface.history import History, HistoryAnswer
 from poolwright.surface.message import Handler, Request, Response
+from poolwright.surface.pictures import Bin, SurrogateAnswer, schedule, surrogate
+from poolwright.surface.point import UnixSeconds
 from poolwright.surface.problem import problem
 from poolwright.surface.query import BadQuery, read_query
+from poolwright.surface.records import Busy, Records
+from poolwright.surface.story import explanation, tell
+
+T = TypeVar("T")
 
 API = "/api/v1"
 MOST_POINTS = 2000
+MOST_DECISIONS = 1000
 _DEFAULT_SPAN_S = 900.0
+
+_REASONS = {str(reason): said for reason, said in REASONS.items()}  # a later release knows more
 
 Moment = Annotated[
     float, Meta(ge=0.0, le=1e11, description="seconds since 1970 UTC", examples=[1795244400.0])
@@ -34,6 +48,31 @@ class HistoryQuery(msgspec.Struct, frozen=True, kw_only=True):
     from_s: Moment | UnsetType = UNSET  # left out: 15 minutes before `to_s`
     to_s: Moment | UnsetType = UNSET  # left out: now
     points: Annotated[int, Meta(ge=1, le=MOST_POINTS, description="rows at most")] = 1000
+
+
+class DecisionsQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which span, and how many of the newest."""
+
+    from_s: Moment | UnsetType = UNSET  # left out: 15 minutes before `to_s`
+    to_s: Moment | UnsetType = UNSET  # left out: now
+    limit: Annotated[int, Meta(ge=1, le=MOST_DECISIONS, description="decisions at most")] = 100
+
+
+class DecisionLine(msgspec.Struct, kw_only=True, rename={"before": "from"}):
+    """A decision that matters. Settings are written `workers=5`; null: not known."""
+
+    id: int
+    time_s: UnixSeconds
+    tick: int
+    phase: str
+    action: str
+    setting: str | None  # commanded from then on
+    before: str | None  # ... and until then
+    advised: str | None
+    reason: str
+    reason_text: str
+    detail: str
+    kinds: tuple[str, ...]  # what makes it matter
 
 
 class Refused(Exception):
@@ -62,11 +101,18 @@ class Route:
 class Api:
     """Answers from the newest snapshot, the histories and the journal."""
 
-    def __init__(self, latest: Callable[[], Snapshot | None], book: Book, events: Events) -> None:
-        """`latest`: the newest Snapshot, None before the first."""
+    def __init__(
+        self,
+        latest: Callable[[], Snapshot | None],
+        book: Book,
+        events: Events,
+        records: Records | None,
+    ) -> None:
+        """`latest`: the newest Snapshot, None before the first; `records` None: no journal."""
         self.latest = latest
         self.book = book
         self.events = events
+        self._records = records
 
     def handlers(self) -> dict[str, Handler]:
         """By path."""
@@ -89,6 +135,22 @@ class Api:
             if pool.pool == name:
                 return pool
         raise Refused(404, f"no pool {name!r}; there is {', '.join(p.pool for p in pools)}")
+
+    def plan(self, name: str) -> tuple[PoolSnapshot, Plan]:
+        """A pool, and the plan in force of it; Refused before the first."""
+        pool = self.pool(name)
+        if pool.plan is None:
+            raise Refused(404, f"nothing is learned of {name!r} yet: its first plan is to come")
+        return pool, pool.plan
+
+    async def ask(self, question: Callable[[JournalReader], T]) -> T:
+        """What the journal says; Refused when it cannot say it now."""
+        if self._records is None:
+            raise Refused(503, "there is no journal")
+        try:
+            return await self._records.ask(question)
+        except Busy as error:
+            raise Refused(503, str(error)) from error
 
     def _events(self, request: Request) -> Any:
         try:
@@ -140,6 +202,51 @@ def span(from_s: float | UnsetType, to_s: float | UnsetType, now_s: float) -> tu
     return begin, end
 
 
+async def _decisions(api: Api, request: Request, query: DecisionsQuery) -> list[DecisionLine]:
+    name = api.pool(request.pool).pool
+    from_s, to_s = span(query.from_s, query.to_s, api.snapshot().wall_ns / 1e9)
+    begin, end = int(from_s * 1e9), int(to_s * 1e9)
+    found = await api.ask(lambda reader: notable(reader.db, name, begin, end, query.limit))
+    return [_line(one) for one in found]
+
+
+def _line(found: Notable) -> DecisionLine:
+    return DecisionLine(
+        id=found.id,
+        time_s=found.wall_ns / 1e9,
+        tick=found.tick,
+        phase=found.phase,
+        action=found.action,
+        setting=found.setting,
+        before=found.before,
+        advised=found.advised,
+        reason=found.reason,
+        reason_text=_REASONS.get(found.reason, found.reason),
+        detail=found.detail,
+        kinds=found.kinds,
+    )
+
+
+async def _decision(api: Api, request: Request, _query: NoQuery) -> Explanation:
+    name, asked = api.pool(request.pool).pool, request.named["id"]
+    # SQLite counts to 2^63 - 1
+    number = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 19 else -1
+
+    def told(reader: JournalReader) -> Explanation | None:
+        row = reader.decision(number)
+        return None if row is None or row.pool != name else explanation(row, tell(reader, row))
+
+    found = await api.ask(told)
+    if found is None:
+        raise Refused(404, f"pool {name!r} has no decision {asked!r}, or it is no longer kept")
+    return found
+
+
+async def _surrogate(api: Api, request: Request, _query: NoQuery) -> SurrogateAnswer:
+    pool, plan = api.plan(request.pool)
+    return surrogate(pool, plan, await api.ask(lambda reader: windows(reader.db, pool.pool)))
+
+
 ROUTES: tuple[Route, ...] = (
     Route(
         path="/status",
@@ -161,6 +268,35 @@ ROUTES: tuple[Route, ...] = (
         find=_history,
         answers=HistoryAnswer,
         query=HistoryQuery,
+        refusals=(404, 503),
+    ),
+    Route(
+        path="/pools/{pool}/decisions",
+        about="Decisions that matter (moves, phases, trips of the guard, advice), newest first",
+        find=_decisions,
+        answers=list[DecisionLine],
+        query=DecisionsQuery,
+        refusals=(404, 503),
+    ),
+    Route(
+        path="/pools/{pool}/decisions/{id}",
+        about="Why a decision was made, and what came of it; `text` is for people",
+        find=_decision,
+        answers=Explanation,
+        refusals=(404, 503),
+    ),
+    Route(
+        path="/pools/{pool}/surrogate",
+        about="What the surrogate says of each level at the load of the last fit",
+        find=_surrogate,
+        answers=SurrogateAnswer,
+        refusals=(404, 503),
+    ),
+    Route(
+        path="/pools/{pool}/schedule",
+        about="What is held at which load, ascending",
+        find=lambda api, request, _query: schedule(api.plan(request.pool)[1]),
+        answers=list[Bin],
         refusals=(404, 503),
     ),
 )

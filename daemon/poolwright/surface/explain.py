@@ -6,45 +6,31 @@ from itertools import groupby
 from poolwright.core.model import (
     Actuation,
     Candidate,
-    Clamp,
-    Decision,
     Observation,
-    Plan,
+    PlanBin,
     Reason,
     Responses,
     Setting,
     Status,
-    Tick,
     Verdict,
 )
-from poolwright.core.policy import Policy, Slo
+from poolwright.core.policy import Slo
 from poolwright.core.reasons import REASONS
-from poolwright.core.signals import RESPONSES, quantile_of
 from poolwright.surface import words
-
-# A probe was worth it, and something else forbade it.
-_NOT_NOW = (
-    Reason.QUIET_TIME,
-    Reason.HOST_BUSY,
-    Reason.BUDGET_SPENT,
-    Reason.BUDGET_BURNS,
+from poolwright.surface.account import Check, Input, Measured, Story
+from poolwright.surface.accounting import (
+    VETOES,
+    bin_of,
+    candidate,
+    inputs,
+    known,
+    load_of,
+    outcome,
+    predicted,
+    rules,
+    said,
+    same_load,
 )
-Z_90 = 1.645  # 90 % of a normal distribution lies within so many standard deviations
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Story:
-    """A decision with what was known before it and what came after. None: the journal has none."""
-
-    pool: str
-    wall_ns: int
-    decision: Decision
-    policy: Policy
-    tick: Tick | None = None  # the tick that was decided on
-    plan: Plan | None = None  # in force at that time
-    actuation: Actuation | None = None  # how the move went
-    after: Observation | None = None  # the next window at the setting decided on
-    left_by: Decision | None = None  # what moved away from it before a window closed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,11 +47,11 @@ def explain(story: Story, why_not: Setting | None = None) -> tuple[Section, ...]
     if why_not is not None:
         sections.append(Section(title=f"Why not {why_not}", lines=_why_not(story, why_not)))
     sections += [
-        Section(title="What else had a say", lines=_said(story)),
+        Section(title="What else had a say", lines=said(story.tick)),
         Section(title="What was seen", lines=_seen(story)),
         Section(title="What the model expected", lines=_expected(story)),
         Section(title="What was considered", lines=_considered(story)),
-        Section(title="Which rules stepped in", lines=_rules(story.decision)),
+        Section(title="Which rules stepped in", lines=_rules(story)),
         Section(title="What came of it", lines=_outcome(story)),
     ]
     return tuple(section for section in sections if section.lines)
@@ -96,20 +82,6 @@ def _headline(story: Story) -> Section:
     return Section(title=title, lines=tuple(lines))
 
 
-def _said(story: Story) -> tuple[str, ...]:
-    """What operators, the policy's calendar and the other pools of the host had to say."""
-    tick = story.tick
-    if tick is None:
-        return ()
-    lines = [words.command(asked) for asked in tick.commands]
-    lines += [f"the policy overrides: {words.override(o)}" for o in tick.overrides]
-    if tick.quiet:
-        lines.append(f"a quiet window of the policy was open: {tick.quiet}")
-    if not tick.may_probe:
-        lines.append(f"{tick.rival or 'another pool'} held this host's experiment")
-    return tuple(lines)
-
-
 def _seen(story: Story) -> tuple[str, ...]:
     decision = story.decision
     lines = []
@@ -121,13 +93,30 @@ def _seen(story: Story) -> tuple[str, ...]:
         return (*lines, "the readings of this tick are no longer in the journal")
     if story.tick.applied is None:
         lines.append(f"the level could not be read back: {story.tick.fault or 'no reason given'}")
+    lines += _readings(inputs(story.tick))
+    return tuple(lines) or ("no numbers were kept with this decision",)
+
+
+def _readings(seen: tuple[Input, ...]) -> list[str]:
+    """What each source gave, and how old it was; then what it did not give."""
+    lines = []
+    good = [reading for reading in seen if reading.value is not None]
+    for (source, age), group in groupby(good, key=lambda r: (r.source, words.seconds(r.age_s))):
+        lines.append(f"{source}, {age} old: {', '.join(map(_reading, group))}")
     lines += [
         f"{reading.source} gave no {reading.signal}: {reading.status.replace('_', ' ')}"
         + (f", {reading.detail}" if reading.detail else "")
-        for reading in story.tick.readings
+        for reading in seen
         if reading.status in (Status.ERROR, Status.STALE)
     ]
-    return tuple(lines) or ("no numbers were kept with this decision",)
+    return lines
+
+
+def _reading(seen: Input) -> str:
+    assert seen.value is not None
+    spread = "" if seen.std is None else f" ± {words.number(seen.signal, seen.std)}"
+    modelled = " (modelled)" if seen.estimated else ""
+    return f"{words.name(seen.signal)} {words.number(seen.signal, seen.value)}{spread}{modelled}"
 
 
 def _observed(seen: Observation) -> list[str]:
@@ -151,111 +140,150 @@ def _expected(story: Story) -> tuple[str, ...]:
     plan, wanted = story.plan, story.decision.wanted
     if plan is None:
         return ("there was no plan yet: nothing was expected",)
-    load = plan.context.load_rps
-    where = "" if load is None else f" at {words.number('load_rps', load)}"
-    lines = [f"plan {plan.version}, fitted in tick {plan.fitted_tick}{where}"]
-    found = _candidate(plan, wanted)
-    expected = predicted(plan, wanted)
-    if expected:
-        sure = "" if found is None else f", safe with probability {found.p_safe:.2f}"
-        lines += [f"at {wanted}{sure}:", *_responses(expected)]
+    lines = [f"plan {plan.version}, fitted in tick {plan.fitted_tick}{_at(plan.context.load_rps)}"]
+    load = load_of(story.decision)
+    entry = bin_of(plan, load)
+    if entry is not None:
+        low, high = (words.number("load_rps", edge) for edge in _edges(entry))
+        lines.append(
+            f"from {low} to {high} its schedule holds {entry.setting}, safe from "
+            f"{entry.safe_lower} to {entry.safe_upper}"
+        )
+    found, what = predicted(plan, wanted, load), wanted
+    if entry is not None and (found is None or not found.holds_at(load)):
+        lines.append(f"it says nothing about {wanted or 'a level not seen yet'}{_at(load)}")
+        found, what = predicted(plan, entry.setting, load), entry.setting
+    if found is None:
+        lines.append(f"it says nothing about {what or 'a level not seen yet'}")
     else:
-        lines.append(f"it says nothing about {wanted or 'a level not seen yet'}")
+        safe = f"safe with probability {found.p_safe:.2f}; 90 % within:"
+        lines.append(f"{what}{_at(found.load_rps)}, {safe}")
+        lines += [f"  {words.name(k)} {words.interval(k, e)}" for k, e in known(found.responses)]
     kept = ", ".join(f"{words.name(name)} {share:.0%}" for name, share in plan.calibration)
     if kept:
         lines.append(f"share of past windows inside its 90 % interval: {kept}")
     return tuple(lines)
 
 
+def _edges(entry: PlanBin) -> tuple[float, float]:
+    return entry.load_lower_rps, entry.load_upper_rps
+
+
+def _at(load_rps: float | None) -> str:
+    return "" if load_rps is None else f" at {words.number('load_rps', load_rps)}"
+
+
 def _considered(story: Story) -> tuple[str, ...]:
-    if story.plan is None:
+    """Every setting that was judged: its score, how safe, what a probe of it would gain."""
+    if story.plan is None or not story.plan.candidates:
         return ()
     taken = story.decision.wanted
-    lines: list[str] = []
-    groups = groupby(story.plan.candidates, key=lambda c: (c.verdict, c.setting == taken))
-    for (verdict, is_taken), group in groups:
-        judged = [("* " if is_taken else "  ") + _judged(candidate) for candidate in group]
+    table = _aligned([_row(c, taken) for c in story.plan.candidates])
+    rows = zip(story.plan.candidates, table, strict=True)
+    lines = [f"score: the objective{_at(story.plan.context.load_rps)}, lower is better"]
+    for (verdict, _), group in groupby(rows, key=lambda r: (r[0].verdict, r[0].setting == taken)):
+        judged = [line for _, line in group]
         if len(judged) > 3:  # a long row of settings with one verdict: its two ends say it
             between = f"  ... {len(judged) - 2} settings between: {words.VERDICTS[verdict]}"
             judged = [judged[0], between, judged[-1]]
         lines += judged
-    if lines:
-        bound = words.number("gain_ratio", story.plan.best_gain_ratio)
-        lines.append(f"the best safe probe was expected to gain {bound} of the objective")
-    return tuple(lines)
+    bound = words.number("gain_ratio", story.plan.best_gain_ratio)
+    return (*lines, f"the best safe probe was expected to gain {bound} of the objective")
 
 
-def _judged(candidate: Candidate) -> str:
-    detail = candidate.detail or (
-        f"P(safe) {candidate.p_safe:.2f}, expected gain "
-        f"{words.number('gain_ratio', candidate.gain_ratio)}"
-    )
-    return f"{candidate.setting}: {words.VERDICTS[candidate.verdict]} ({detail})"
-
-
-def _rules(decision: Decision) -> tuple[str, ...]:
-    lines = [f"the guard tripped: {REASONS[reason]}" for reason in decision.guard_trips]
-    lines += [clamp_text(clamp) for clamp in decision.clamps]
-    lines += [f"noticed: {event}" for event in decision.events]
-    return tuple(lines) or ("none",)
-
-
-def clamp_text(clamp: Clamp) -> str:
-    """One change that the envelope made, in words."""
+def _row(judged: Candidate, taken: Setting | None) -> tuple[str, ...]:
+    score = f"{judged.objective.mean:.3g} ± {judged.objective.std:.2g}"
     return (
-        f"{clamp.knob}={clamp.wanted} was wanted, {clamp.knob}={clamp.allowed} allowed: "
-        f"{words.CLAMPS[clamp.kind]}"
+        f"{'*' if judged.setting == taken else ' '} {judged.setting}:",
+        f"score {score},",
+        f"P(safe) {judged.p_safe:.2f},",
+        f"gain {words.number('gain_ratio', judged.gain_ratio)}:",
+        words.VERDICTS[judged.verdict],
     )
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        " ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def _judged(judged: Candidate) -> str:
+    detail = judged.detail or (
+        f"P(safe) {judged.p_safe:.2f}, expected gain "
+        f"{words.number('gain_ratio', judged.gain_ratio)}"
+    )
+    return f"{judged.setting}: {words.VERDICTS[judged.verdict]} ({detail})"
+
+
+def _rules(story: Story) -> tuple[str, ...]:
+    return tuple(rule.text for rule in rules(story)) or ("none",)
 
 
 def _outcome(story: Story) -> tuple[str, ...]:
     lines = []
-    decision = story.decision
+    decision, came = story.decision, outcome(story)
     if decision.holdout is not None:
         lines.append(words.holdout(decision.holdout))
     if decision.moves:
-        lines.append(_actuated(story.actuation))
-    if story.after is not None:
-        lines += _compared(story, story.after)
-    elif story.left_by is not None:
-        other = story.left_by
-        why = REASONS[other.reason]
+        lines.append(_actuated(story.actuation, story.read_back_s))
+    if came.windows:
+        lines += _compared(story, came.windows, came.inside, came.compared)
+    if came.left_by is not None and story.left_by is not None:
+        when = "then" if came.windows else "before a window closed"
+        did = words.did(story.left_by)
         lines.append(
-            f"before a window closed, in tick {other.tick}, poolwright "
-            f"{words.did(other)} {other.setting}: {why}"
+            f"{when}, in tick {came.left_by.tick}, poolwright {did} {story.left_by.setting}: "
+            f"{came.left_by.reason_text}"
         )
-    elif decision.moves:
+    elif decision.moves and not came.windows:
         lines.append("no window has closed at this setting yet")
     return tuple(lines) or ("nothing was moved",)
 
 
-def _actuated(actuation: Actuation | None) -> str:
+def _actuated(actuation: Actuation | None, read_back_s: float | None) -> str:
     if actuation is None:
         return "whether the move was made is not in the journal"
     took = f" after {words.seconds(actuation.took_s)}" if actuation.took_s else ""
     detail = f": {actuation.detail}" if actuation.detail else ""
-    return f"{words.OUTCOMES[actuation.status]}{took}{detail}"
+    seen = f"; read back after {words.seconds(read_back_s)}" if read_back_s is not None else ""
+    return f"{words.OUTCOMES[actuation.status]}{took}{detail}{seen}"
 
 
-def _compared(story: Story, after: Observation) -> list[str]:
-    """What was seen at the setting against what the plan had said of it."""
-    expected = dict(predicted(story.plan, after.setting))
-    load = after.context.load_rps
-    where = "" if load is None else f" at {words.number('load_rps', load)}"
-    lines = [f"the next window at {after.setting} closed in tick {after.closed_tick}{where}:"]
-    for response, seen in after.responses:
-        line = f"  {words.name(response)} {words.estimate(response, seen)}"
-        if response in expected:
-            hoped = expected[response]
-            # Both the window's mean and the prediction are uncertain; the errors are independent.
-            within = Z_90 * (hoped.std**2 + seen.std**2) ** 0.5
-            off = seen.mean - hoped.mean
-            side = "as expected" if abs(off) <= within else "above" if off > 0 else "below"
-            line += f", {side} ({words.estimate(response, hoped)})"
-        lines.append(line)
-    if after.breached:
+def _compared(story: Story, windows: tuple[Measured, ...], inside: int, compared: int) -> list[str]:
+    """The first window against what the plan had said of it, then how all of them did."""
+    first = windows[0]
+    at = _at(first.load_rps)
+    head = f"the next window at {story.windows[0].setting} closed in tick {first.closed_tick}{at}"
+    unsaid = story.plan is not None and not any(c.inside is not None for c in first.checks)
+    lines = [f"{head}{', a load of which the plan said nothing' * unsaid}:"]
+    lines += [f"  {_checked(check)}" for check in first.checks]
+    if first.breached:
         lines.append("  an objective was breached in it")
+    if len(windows) > 1:
+        breached = sum(window.breached for window in windows)
+        lines.append(
+            f"{len(windows)} windows closed at it, the last in tick {windows[-1].closed_tick}; "
+            f"an objective was breached in {breached or 'none'} of them"
+        )
+    if compared:
+        share = f"{inside} of {compared} ({inside / compared:.0%})"
+        lines.append(f"inside the 90 % intervals that the plan had given: {share}")
     return lines
+
+
+def _checked(check: Check) -> str:
+    name, write = words.name(check.response), words.number
+    line = f"{name} {write(check.response, check.seen)} ± {write(check.response, check.seen_std)}"
+    if check.expected is None or check.expected_std is None:
+        return line
+    above = check.seen > check.expected
+    side = "as expected" if check.inside else "above" if above else "below"
+    z = "" if check.z is None else f", z {check.z:+.1f}"
+    hoped = f"{write(check.response, check.expected)} ± {write(check.response, check.expected_std)}"
+    return f"{line}, {side} ({hoped}{z})"
 
 
 def _why_not(story: Story, other: Setting) -> tuple[str, ...]:
@@ -267,22 +295,39 @@ def _why_not(story: Story, other: Setting) -> tuple[str, ...]:
         return forbidden
     if story.plan is None:
         return ("there was no plan yet: no setting had been judged",)
-    found = _candidate(story.plan, other)
+    found = candidate(story.plan, other)
     if found is None:
         return (f"plan {story.plan.version} did not judge it",)
     lines = [_judged(found), f"safe with probability {found.p_safe:.2f}"]
-    if found.verdict is Verdict.PROBE and story.decision.reason in _NOT_NOW:
+    if found.verdict is Verdict.PROBE and story.decision.reason in VETOES:
         lines.append(f"not tried now: {REASONS[story.decision.reason]}")
     expected = dict(found.predictions)
     lines += [_against(slo, found) for slo in story.policy.slo if slo.response in expected]
-    chosen = _candidate(story.plan, taken)
+    chosen = candidate(story.plan, taken)
     if chosen is not None:
         lines.append(_costlier(found, chosen))
-    return tuple(lines)
+    fitted, load = story.plan.context.load_rps, load_of(story.decision)
+    if load is not None and not same_load(fitted, load):
+        lines.append(f"so judged{_at(fitted)}; the decision was made{_at(load)}")
+    return (*lines, *_too_far(story, other))
 
 
-def _against(slo: Slo, candidate: Candidate) -> str:
-    expected = dict(candidate.predictions)[slo.response]
+def _too_far(story: Story, other: Setting) -> list[str]:
+    """The knobs that one move does not take as far as `other`."""
+    here = story.tick.applied.setting if story.tick and story.tick.applied else None
+    if here is None:
+        return []
+    knobs = [(story.policy.knob(name), name, level) for name, level in here.levels]
+    return [
+        f"{name}={other[name]} is {abs(other[name] - level)} from {name}={level}; one move is at "
+        f"most {knob.slew_per_move}"
+        for knob, name, level in knobs
+        if abs(other[name] - level) > knob.slew_per_move
+    ]
+
+
+def _against(slo: Slo, judged: Candidate) -> str:
+    expected = dict(judged.predictions)[slo.response]
     return (
         f"{words.name(slo.response)} {words.estimate(slo.response, expected)} expected, below "
         f"{words.number(slo.response, slo.below)} asked with {slo.confidence:.0%} confidence"
@@ -324,20 +369,5 @@ def _outside(story: Story, name: str, level: int) -> str:
     return ""
 
 
-def predicted(plan: Plan | None, setting: Setting | None) -> Responses:
-    """What a plan says of a setting: judged at the load of the fit, else of its load bin."""
-    found = _candidate(plan, setting)
-    if found is not None or plan is None:
-        return () if found is None else found.predictions
-    return next((row.predictions for row in plan.schedule if row.setting == setting), ())
-
-
-def _candidate(plan: Plan | None, setting: Setting | None) -> Candidate | None:
-    if plan is None:
-        return None
-    return next((c for c in plan.candidates if c.setting == setting), None)
-
-
 def _responses(responses: Responses) -> list[str]:
-    known = [(name, seen) for name, seen in responses if name in RESPONSES or quantile_of(name)]
-    return [f"  {words.name(name)} {words.estimate(name, seen)}" for name, seen in known]
+    return [f"  {words.name(k)} {words.estimate(k, seen)}" for k, seen in known(responses)]

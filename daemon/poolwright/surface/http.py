@@ -4,6 +4,7 @@ import base64
 import hashlib
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from poolwright import __version__
 from poolwright.core.errors import PlantFault
@@ -17,6 +18,7 @@ from poolwright.surface.gate import gate
 from poolwright.surface.message import Handler, Request, Response, text
 from poolwright.surface.metrics import Exposition
 from poolwright.surface.page import STYLE, page
+from poolwright.surface.records import Records
 from poolwright.surface.server import Server, bind_tcp
 from poolwright.surface.static_files import StaticFiles
 from poolwright.surface.words import ready, seen_once
@@ -48,13 +50,18 @@ class Surface:
         self,
         latest: Callable[[], Snapshot | None],
         mono_ns: Callable[[], int] = time.monotonic_ns,
+        journal: Path | None = None,
     ) -> None:
-        """`latest`: the newest Snapshot, None before the first; `mono_ns`: the ticks' clock."""
+        """`latest`: the newest Snapshot, None before the first; `mono_ns`: the ticks' clock.
+
+        `journal`: what is asked about the past; it is only read.
+        """
         self._latest = latest
         self._mono_ns = mono_ns
         self._exposition = Exposition(__version__, latest)
         self._events = Events()
         self._book = Book(self._events.published)
+        self._records = None if journal is None else Records(journal)
         self._static = StaticFiles()
         self._server: Server | None = None
         self._control: control_socket.ControlServer | None = None
@@ -101,6 +108,8 @@ class Surface:
         if self._server is not None:
             await self._server.close()
             self._server = None
+        if self._records is not None:
+            self._records.close()
 
     async def _listen(self, listen: str, allowed_hosts: Sequence[str]) -> None:
         host, port = host_port(listen)
@@ -116,7 +125,7 @@ class Surface:
         self.address = f"[{there[0]}]:{there[1]}" if ":" in there[0] else f"{there[0]}:{there[1]}"
 
     def _routes(self) -> dict[str, dict[str, Handler]]:
-        api = Api(self._latest, self._book, self._events)
+        api = Api(self._latest, self._book, self._events, self._records)
         pages: dict[str, Handler] = {
             "/": self._static.index,
             "/assets/{file}": self._static.asset,

@@ -8,6 +8,7 @@ from poolwright.core.model import (
     ActuationStatus,
     Advice,
     Benefit,
+    Clamp,
     ClampKind,
     Command,
     CommandKind,
@@ -19,7 +20,7 @@ from poolwright.core.model import (
     Status,
     Verdict,
 )
-from poolwright.core.policy import Override
+from poolwright.core.policy import Knob, Override, Policy
 from poolwright.engine.snapshot import LearnerState, PoolSnapshot, Snapshot
 
 ACTIONS: dict[Action, str] = {
@@ -65,7 +66,16 @@ CLAMPS: dict[ClampKind, str] = {
     ClampKind.RELATION: "the policy's relation between knobs",
 }
 assert set(CLAMPS) == set(ClampKind), "every clamp has a text"
+# The same with the numbers of the knob, where they are the policy's.
+_CLAMPED: dict[ClampKind, Callable[[Knob], str]] = {
+    ClampKind.BOUND: lambda knob: f"{knob.lower} to {knob.upper}",
+    ClampKind.SLEW: lambda knob: f"slew {knob.slew_per_move}",
+    ClampKind.DWELL: lambda knob: f"dwell {seconds(knob.dwell_s)}",
+    ClampKind.SETTLE: lambda knob: f"settle {seconds(knob.settle_s)}",
+    ClampKind.LATTICE: lambda knob: f"steps of {knob.step} from {knob.lower}",
+}
 
+Z_90 = 1.645  # 90 % of a normal distribution lies within so many standard deviations
 Z_95 = 1.960  # 95 % of a normal distribution lies within so many standard deviations
 
 _PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -110,6 +120,24 @@ def seconds(value: float) -> str:
 def estimate(quantity: str, seen: Estimate) -> str:
     """A mean with its standard error."""
     return f"{number(quantity, seen.mean)} ± {number(quantity, seen.std)}"
+
+
+def interval(quantity: str, seen: Estimate) -> str:
+    """A mean with where 90 % of the belief lies: `153 ms (147 ms to 159 ms)`."""
+    low, high = max(0.0, seen.mean - Z_90 * seen.std), seen.mean + Z_90 * seen.std
+    within = f"{number(quantity, low)} to {number(quantity, high)}"
+    return f"{number(quantity, seen.mean)} ({within})"
+
+
+def clamp(made: Clamp, policy: Policy) -> str:
+    """One change that the envelope made, and the rule that made it."""
+    rule = CLAMPS[made.kind]
+    if made.kind in _CLAMPED:
+        rule += f" ({_CLAMPED[made.kind](policy.knob(made.knob))})"
+    elif made.kind is ClampKind.RELATION:
+        rule += f" ({'; '.join(relation.text for relation in policy.relations)})"
+    wanted, allowed = f"{made.knob}={made.wanted}", f"{made.knob}={made.allowed}"
+    return f"{wanted} was wanted, {allowed} allowed: {rule}"
 
 
 def utc(wall_ns: int) -> str:
