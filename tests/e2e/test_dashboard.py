@@ -1,6 +1,7 @@
 """The dashboard in a real Chromium, with the real daemon and a real gunicorn behind it."""
 
 import os
+import re
 import signal
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -9,6 +10,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from dashboard_stand import Stand, chromium
 from gunicorn_service import until
+from playwright.sync_api import expect
 
 pytestmark = pytest.mark.e2e
 
@@ -16,6 +18,8 @@ IMAGES = Path(__file__).parents[2] / "docs" / "images"
 PATIENCE_MS = 60_000
 MOST_BYTES = 300_000
 DESK, PHONE = (1440, 900), (390, 844)
+EXPLAINED = re.compile(r"workers=\d")  # the daemon's words have come
+expect.set_options(timeout=PATIENCE_MS)
 SIZES = {"desk": DESK, "phone": PHONE}
 
 
@@ -88,6 +92,7 @@ def look(browser, stand):
 
     yield start
     for one in made:
+        print(*one.complaints, sep="\n")  # shown when the test fails
         one.context.close()
 
 
@@ -98,7 +103,7 @@ def sideways(page):
 def test_it_loads_small_without_a_complaint_and_asks_nobody_else(look):
     seen = look()
     page = seen.open()
-    page.wait_for_function("document.querySelector('#sensors tbody tr')")
+    page.wait_for_selector("#sensors tbody tr")
     own = urlsplit(seen.stand.url).netloc
     assert {urlsplit(url).netloc for url in seen.asked if not url.startswith("data:")} == {own}
     assert not seen.complaints
@@ -112,7 +117,9 @@ def test_it_loads_small_without_a_complaint_and_asks_nobody_else(look):
 def test_its_policy_lets_nothing_in_from_elsewhere(look):
     seen = look()
     answer = seen.page.goto(seen.stand.url)
-    rules = dict(rule.split(" ", 1) for rule in answer.headers["content-security-policy"].split("; "))
+    rules = dict(
+        rule.split(" ", 1) for rule in answer.headers["content-security-policy"].split("; ")
+    )
     assert rules["default-src"] == "'none'"
     assert rules["script-src"] == rules["style-src"] == rules["connect-src"] == "'self'"
     seen.live()
@@ -147,7 +154,7 @@ def test_a_decision_is_explained_at_a_click(look, way):
     page = seen.open()
     place = page.locator(".mark").last if way == "mark" else page.locator("#decisions button").first
     place.click()
-    page.wait_for_function("/\\w+=\\d/.test(document.getElementById('why-text').textContent)")
+    expect(page.locator("#why-text")).to_contain_text(EXPLAINED)
     assert "web" in page.inner_text("#why-title")
     page.keyboard.press("Escape")
     page.wait_for_selector("#why", state="hidden")
@@ -168,7 +175,7 @@ def test_keys_alone_reach_a_decision_its_neighbours_and_come_back(look):
         page.keyboard.press("ArrowLeft")
     page.keyboard.press("Enter")
     page.wait_for_selector("#why[open]")
-    page.wait_for_function("/\\w+=\\d/.test(document.getElementById('why-text').textContent)")
+    expect(page.locator("#why-text")).to_contain_text(EXPLAINED)
     page.keyboard.press("Escape")
     assert page.evaluate("document.activeElement.classList.contains('mark')")
     page.focus("#decisions button")
@@ -177,14 +184,14 @@ def test_keys_alone_reach_a_decision_its_neighbours_and_come_back(look):
     first = page.inner_text("#why-title")
     page.focus("#why-older")
     page.keyboard.press("Enter")
-    page.wait_for_function("(was) => document.getElementById('why-title').textContent !== was", arg=first)
+    expect(page.locator("#why-title")).not_to_have_text(first)
 
 
 def test_every_chart_has_its_numbers_as_a_table(look):
     page = look().open()
     for details in page.locator("details.rows").all():
         details.locator("summary").click()
-        assert details.locator("tbody tr").count() > 0, details.inner_text()
+        expect(details.locator("tbody tr").first).to_be_visible()
 
 
 def test_the_time_range_is_chosen_with_keys_and_a_span_with_the_pointer(look):
@@ -217,15 +224,14 @@ def test_another_pool_is_a_link_of_its_own(look):
 def test_the_theme_follows_the_system_until_one_is_chosen(look):
     seen = look(scheme="dark")
     page = seen.open()
-    theme = "document.documentElement.dataset.theme"
-    assert page.evaluate(theme) == "dark"
+    page.wait_for_selector("html[data-theme='dark']")
     page.emulate_media(color_scheme="light")
-    page.wait_for_function(f"{theme} === 'light'")
+    page.wait_for_selector("html[data-theme='light']")
     page.click("#theme")
     page.click("#theme")
-    assert page.evaluate(theme) == "dark"
+    page.wait_for_selector("html[data-theme='dark']")
     page.reload()
-    assert page.evaluate(theme) == "dark"
+    page.wait_for_selector("html[data-theme='dark']")
     assert not seen.complaints
 
 

@@ -119,8 +119,7 @@ class Stand:
     async def _ask(self):
         port = self.services[self.names[0]].port
         async with Load(port, "/sleep?s=0.03", clients=4):
-            while not self._done.is_set():
-                await asyncio.sleep(0.2)
+            await asyncio.to_thread(self._done.wait)
 
     def get(self, path):
         """The JSON of a path of the daemon."""

@@ -1,6 +1,7 @@
 // Charts over time. uPlot draws; here are the panel round it, its words, and its table.
 
 import { make, say, scrolling, style, table } from "./dom.js";
+import { flat } from "./draw.js";
 import { clock, number } from "./units.js";
 
 const { uPlot } = globalThis;
@@ -66,10 +67,14 @@ export class Chart {
     this.plotPlace = make("div", { class: "plot", role: "img" });
     this.legend = series.map((one) => ({ one, value: make("b") }));
     this.limitWords = make("span", { class: "limit", hidden: true });
-    this.details = make("details", {
-      class: "rows",
-      on: { toggle: () => this.showTable() },
-    }, make("summary", {}, `${title} as a table`));
+    this.details = make(
+      "details",
+      {
+        class: "rows",
+        on: { toggle: () => this.showTable() },
+      },
+      make("summary", {}, `${title} as a table`),
+    );
     this.stage = make("div", { class: "stage" }, this.plotPlace);
     place.replaceChildren(
       make(
@@ -105,10 +110,16 @@ export class Chart {
       padding: [8, 8, 0, 0],
       cursor: {
         y: false,
-        sync: { key: "time", filters: { pub: (type) => type.startsWith("mouse") && !/up|down/.test(type) } },
+        sync: {
+          key: "time",
+          filters: { pub: (type) => type.startsWith("mouse") && !/up|down/.test(type) },
+        },
         drag: { x: true, y: false, setScale: false },
       },
-      scales: { x: { range: () => this.window() }, y: { range: (_u, low, high) => this.span(low, high) } },
+      scales: {
+        x: { range: () => this.window() },
+        y: { range: (_u, low, high) => this.span(low, high) },
+      },
       axes: [
         axis({ values: times, size: 28, space: 64 }),
         axis({ values: (_u, splits) => splits.map((value) => this.mark(value)), size: 62 }),
@@ -124,7 +135,7 @@ export class Chart {
       hooks: {
         setCursor: [(u) => this.showLegend(u.cursor.idx)],
         setSelect: [(u) => this.zoomed(u)],
-        draw: [(u) => this.drawLimits(u), (u) => this.onDraw?.(u)],
+        draw: [(u) => this.drawLimits(u)],
       },
     };
   }
@@ -132,7 +143,8 @@ export class Chart {
   /** From zero, so that a small ripple does not look like a storm. */
   span(_low, high) {
     const seen = high ?? 0;
-    const near = this.limits.map((limit) => limit.value)
+    const near = this.limits
+      .map((limit) => limit.value)
       .filter((value) => seen === 0 || value < seen * NEAR);
     const top = Math.max(seen, ...near) * 1.1;
     return [0, top > 0 ? top : 1];
@@ -145,20 +157,8 @@ export class Chart {
   }
 
   drawLimits(u) {
-    const { ctx, bbox } = u;
-    ctx.save();
-    ctx.strokeStyle = style("--bad");
-    ctx.setLineDash([2 * devicePixelRatio, 3 * devicePixelRatio]);
-    ctx.lineWidth = devicePixelRatio;
-    for (const { value } of this.limits) {
-      const y = u.valToPos(value, "y", true);
-      if (y < bbox.top) continue;
-      ctx.beginPath();
-      ctx.moveTo(bbox.left, y);
-      ctx.lineTo(bbox.left + bbox.width, y);
-      ctx.stroke();
-    }
-    ctx.restore();
+    for (const { value } of this.limits) flat(u, value);
+    this.onDraw?.(u);
   }
 
   zoomed(u) {
@@ -206,8 +206,10 @@ export class Chart {
         [Infinity, -Infinity],
       );
       const last = this.data[i + 1][count - 1];
-      return `${one.label} ${number(this.quantity, last)} at the end, `
-        + `between ${number(this.quantity, low)} and ${number(this.quantity, high)}`;
+      return (
+        `${one.label} ${number(this.quantity, last)} at the end, ` +
+        `between ${number(this.quantity, low)} and ${number(this.quantity, high)}`
+      );
     });
     const span = `${clock(this.data[0][0])} to ${clock(this.data[0][count - 1])}`;
     return `${this.title}, ${span}: ${parts.join("; ")}`;
@@ -220,7 +222,10 @@ export class Chart {
     }
     const every = Math.ceil(this.data[0].length / MOST_ROWS) || 1;
     const rows = this.data[0]
-      .map((timeS, i) => [clock(timeS), ...this.data.slice(1).map((c) => number(this.quantity, c[i]))])
+      .map((timeS, i) => [
+        clock(timeS),
+        ...this.data.slice(1).map((c) => number(this.quantity, c[i])),
+      ])
       .filter((_row, i) => i % every === 0)
       .reverse();
     const caption = every === 1 ? this.title : `${this.title}, one in ${every} points`;
@@ -237,4 +242,3 @@ function legendItem({ one, value }) {
   const swatch = make("i", { class: `swatch ${one.colour} ${dashName(one.dash)}` });
   return make("span", {}, swatch, one.label, " ", value);
 }
-

@@ -8,18 +8,23 @@ import { action } from "./words.js";
 const MARK_PX = 20; // marks nearer to each other than this become one
 const MOST_LISTED = 200;
 
-/** `workers=4 → workers=6`, or where it stays. */
-function way(decision) {
-  const { from, setting } = decision;
-  if (setting === null || setting === undefined) return "";
-  return from && from !== setting ? `${from} → ${setting}` : String(setting);
+/** What was done: `probed workers 4 → 6`, `held workers 4`. Settings are `workers=4 threads=2`. */
+function deed({ action: did, from, setting }) {
+  const { text } = action(did);
+  if (!setting) return text;
+  const before = new Map((from ?? "").split(" ").map((pair) => pair.split("=")));
+  const parts = setting.split(" ").map((pair) => {
+    const [knob, level] = pair.split("=");
+    const was = before.get(knob);
+    return was && was !== level ? `${knob} ${was} → ${level}` : `${knob} ${level}`;
+  });
+  return `${text} ${parts.join(", ")}`;
 }
 
-const line = (decision) => {
-  const { text } = action(decision.action);
+function line(decision) {
   const detail = decision.detail ? ` (${decision.detail})` : "";
-  return `${text} ${way(decision)}: ${decision.reason_text}${detail}`;
-};
+  return `${deed(decision)}: ${decision.reason_text}${detail}`;
+}
 
 /** Newest first, as the daemon gives them. */
 export class Decisions {
@@ -29,7 +34,11 @@ export class Decisions {
     this.open = null; // the id of what the dialog explains
     this.list = byId("decisions");
     this.dialog = byId("why");
-    this.marks = make("div", { class: "marks", role: "group", "aria-label": "Decisions on the chart" });
+    this.marks = make("div", {
+      class: "marks",
+      role: "group",
+      "aria-label": "Decisions on the chart",
+    });
     this.marks.addEventListener("keydown", (event) => this.walkMarks(event));
     byId("why-close").addEventListener("click", () => this.dialog.close());
     byId("why-older").addEventListener("click", () => this.explain(this.at() + 1));
@@ -42,8 +51,10 @@ export class Decisions {
   /** What the daemon knows of [fromS, toS]. */
   async load(pool, fromS, toS, signal) {
     const found = await api.decisions(pool, fromS, toS, MOST_LISTED, signal);
-    const same = pool === this.pool && found[0]?.id === this.shown[0]?.id
-      && found.length === this.shown.length;
+    const same =
+      pool === this.pool &&
+      found[0]?.id === this.shown[0]?.id &&
+      found.length === this.shown.length;
     this.pool = pool;
     if (same) return false;
     this.shown = found;
@@ -69,7 +80,8 @@ export class Decisions {
             },
             make("span", { class: "sign", "aria-hidden": "true" }, sign),
             make("time", {}, clock(decision.time_s)),
-            make("span", { class: "what" }, line(decision)),
+            make("b", {}, deed(decision)),
+            make("span", { class: "what" }, decision.reason_text),
           ),
         );
       }),

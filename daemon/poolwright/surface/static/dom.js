@@ -28,7 +28,15 @@ export function table(caption, heads, rows) {
     "table",
     {},
     make("caption", {}, caption),
-    make("thead", {}, make("tr", {}, heads.map((head) => make("th", { scope: "col" }, head)))),
+    make(
+      "thead",
+      {},
+      make(
+        "tr",
+        {},
+        heads.map((head) => make("th", { scope: "col" }, head)),
+      ),
+    ),
     make(
       "tbody",
       {},

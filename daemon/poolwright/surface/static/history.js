@@ -52,7 +52,7 @@ export class History {
     this.count = opens ? 1 : this.count + 1;
     for (const name of COLUMNS) {
       const column = this.columns[name];
-      const value = name === "time_s" ? beginS : point[name] ?? null;
+      const value = name === "time_s" ? beginS : (point[name] ?? null);
       if (opens) column.push(value);
       else if (name !== "time_s") column[last] = folded(name, column[last], value, this.count);
     }

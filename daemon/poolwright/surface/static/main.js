@@ -5,11 +5,12 @@ import { Chart, repaint } from "./chart.js";
 import { Decisions } from "./decisions.js";
 import { byId, make, say } from "./dom.js";
 import { History } from "./history.js";
-import { Schedule, Surrogate } from "./learned.js";
 import { Live } from "./live.js";
 import * as panels from "./panels.js";
 import { Pools } from "./pools.js";
+import { Schedule } from "./schedule.js";
 import { limitsOf, Standing } from "./standing.js";
+import { Surrogate } from "./surrogate.js";
 import { clock } from "./units.js";
 import { POWER } from "./words.js";
 
@@ -20,7 +21,11 @@ const MOST_POINTS = 1440;
 const THEMES = { "": "as the system", light: "light", dark: "dark" };
 
 const SEEN = [
-  { title: "Load", quantity: "load_rps", series: [{ column: "load_rps", label: "load", colour: "s1" }] },
+  {
+    title: "Load",
+    quantity: "load_rps",
+    series: [{ column: "load_rps", label: "load", colour: "s1" }],
+  },
   {
     title: "Latency",
     quantity: "latency_p99_s",
@@ -30,13 +35,33 @@ const SEEN = [
       { column: "latency_p99_s", label: "p99", colour: "s3" },
     ],
   },
-  { title: "Jitter", quantity: "jitter_s", series: [{ column: "jitter_s", label: "standard deviation", colour: "s1" }] },
-  { title: "Errors", quantity: "error_ratio", series: [{ column: "error_ratio", label: "failed", colour: "s2" }] },
+  {
+    title: "Jitter",
+    quantity: "jitter_s",
+    series: [{ column: "jitter_s", label: "standard deviation", colour: "s1" }],
+  },
+  {
+    title: "Errors",
+    quantity: "error_ratio",
+    series: [{ column: "error_ratio", label: "failed", colour: "s2" }],
+  },
 ];
 const SPENT = [
-  { title: "CPU", quantity: "cpu_cores", series: [{ column: "cpu_cores", label: "pool", colour: "s1" }] },
-  { title: "Memory", quantity: "memory_bytes", series: [{ column: "memory_bytes", label: "pool", colour: "s1" }] },
-  { title: "Power", quantity: "power_w", series: [{ column: "power_w", label: "whole host", colour: "s1" }] },
+  {
+    title: "CPU",
+    quantity: "cpu_cores",
+    series: [{ column: "cpu_cores", label: "pool", colour: "s1" }],
+  },
+  {
+    title: "Memory",
+    quantity: "memory_bytes",
+    series: [{ column: "memory_bytes", label: "pool", colour: "s1" }],
+  },
+  {
+    title: "Power",
+    quantity: "power_w",
+    series: [{ column: "power_w", label: "whole host", colour: "s1" }],
+  },
 ];
 const LEVEL = {
   title: "Level",
@@ -77,13 +102,18 @@ class Page {
 
   makeCharts() {
     const shared = { window: () => this.window(), onZoom: (from, to) => this.zoomTo([from, to]) };
-    this.level = new Chart(byId("level"), { ...LEVEL, ...shared, onDraw: (u) => this.decisions.place(u) });
-    this.level.stage.append(this.decisions.marks);
-    const within = (id, all) => all.map((given) => {
-      const place = make("div");
-      byId(id).append(place);
-      return new Chart(place, { ...given, ...shared });
+    this.level = new Chart(byId("level"), {
+      ...LEVEL,
+      ...shared,
+      onDraw: (u) => this.decisions.place(u),
     });
+    this.level.stage.append(this.decisions.marks);
+    const within = (id, all) =>
+      all.map((given) => {
+        const place = make("div");
+        byId(id).append(place);
+        return new Chart(place, { ...given, ...shared });
+      });
     return [this.level, ...within("seen", SEEN), ...within("spent", SPENT)];
   }
 
@@ -147,10 +177,11 @@ class Page {
     const before = this.newest;
     this.newest = this.points.get(this.pool);
     if (!this.newest) return;
-    if (!this.status) this.reload();
+    if (!before) this.reload(); // the first tick tells which time it is for the daemon
     if (!this.zoom) this.history.add(this.newest, this.window()[0]);
-    const changed = before?.phase !== this.newest.phase || before?.wanted !== this.newest.wanted;
+    const changed = before?.phase !== this.newest.phase || before?.applied !== this.newest.applied;
     if (changed && before?.pool === this.newest.pool) {
+      this.loadLearned();
       this.loadDecisions();
       this.loadStatus();
     }
@@ -189,15 +220,18 @@ class Page {
   }
 
   loadStatus() {
-    return this.ask((signal) => api.poolStatus(this.pool, signal), (status) => {
-      if (!status) return;
-      const plan = this.status?.plan?.version;
-      const first = this.status === null;
-      this.status = status;
-      this.live.cadenceS = status.policy.cadence_s;
-      this.showStatus();
-      if (first || plan !== status.plan?.version) this.loadLearned();
-    });
+    return this.ask(
+      (signal) => api.poolStatus(this.pool, signal),
+      (status) => {
+        if (!status) return;
+        const plan = this.status?.plan?.version;
+        const first = this.status === null;
+        this.status = status;
+        this.live.cadenceS = status.policy.cadence_s;
+        this.showStatus();
+        if (first || plan !== status.plan?.version) this.loadLearned();
+      },
+    );
   }
 
   loadHistory() {
@@ -214,10 +248,18 @@ class Page {
 
   loadDecisions() {
     const [from, to] = this.window();
-    return this.ask(async (signal) => {
-      const newer = await this.decisions.load(this.pool, from.toFixed(3), (to + 60).toFixed(3), signal);
-      if (newer) this.render();
-    }, () => {});
+    return this.ask(
+      async (signal) => {
+        const newer = await this.decisions.load(
+          this.pool,
+          from.toFixed(3),
+          (to + 60).toFixed(3),
+          signal,
+        );
+        if (newer) this.render();
+      },
+      () => {},
+    );
   }
 
   loadLearned() {
@@ -228,10 +270,21 @@ class Page {
     }
     const knob = this.status?.policy.knobs[0].name;
     const limits = limitsOf(this.status?.policy);
-    this.ask((signal) => api.surrogate(this.pool, signal), (given, error) =>
-      this.surrogate.load(given, limits, error?.status === 404 ? "" : error?.message));
-    this.ask((signal) => api.schedule(this.pool, signal), (given, error) =>
-      this.schedule.load(given, knob, this.newest?.load_rps, error?.status === 404 ? "" : error?.message));
+    this.ask(
+      (signal) => api.surrogate(this.pool, signal),
+      (given, error) =>
+        this.surrogate.load(given, limits, error?.status === 404 ? "" : error?.message),
+    );
+    this.ask(
+      (signal) => api.schedule(this.pool, signal),
+      (given, error) =>
+        this.schedule.load(
+          given,
+          knob,
+          this.newest?.load_rps,
+          error?.status === 404 ? "" : error?.message,
+        ),
+    );
   }
 
   showStatus() {
@@ -247,7 +300,7 @@ class Page {
     }
     const power = this.charts.find((chart) => chart.quantity === "power_w");
     const source = status.sample.power_source;
-    power.setNote(source ? POWER[source] ?? source : "");
+    power.setNote(source ? (POWER[source] ?? source) : "");
     this.render();
   }
 

@@ -9,7 +9,11 @@ const STATUS_SIGNS = { ok: "✓ ok", no_data: "○ no data", stale: "! stale", e
 const BROKEN = ["error", "stale", "no_data", "ok"]; // the worst first
 
 const pairs = (rows) =>
-  make("dl", {}, rows.flatMap(([head, text]) => [make("dt", {}, head), make("dd", {}, text)]));
+  make(
+    "dl",
+    {},
+    rows.flatMap(([head, text]) => [make("dt", {}, head), make("dd", {}, text)]),
+  );
 
 function panel(id, title, ...children) {
   byId(id).replaceChildren(make("h3", {}, title), ...children.flat().filter(Boolean));
@@ -37,44 +41,73 @@ export function budgets(status) {
       const owed = left < 0 ? `${words(-left)} owed` : `${words(left)} left`;
       return bar(label, left, income, `${owed}, ${words(income)} an hour`);
     });
-  const rates = [["short", evidence.burn_short], ["long", evidence.burn_long]]
+  const rates = [
+    ["short", evidence.burn_short],
+    ["long", evidence.burn_long],
+  ]
     .filter(([, rate]) => rate !== undefined)
     .map(([window, rate]) => `${digits(rate)} (${window} window)`);
   const burn = rates.length
-    ? make("p", {}, `The SLO's error budget burns at ${rates.join(" and ")}; above ${digits(explore.burn_rate)} in both nothing is tried.`)
+    ? make(
+        "p",
+        {},
+        `The SLO's error budget burns at ${rates.join(" and ")}; ` +
+          `above ${digits(explore.burn_rate)} in both nothing is tried.`,
+      )
     : null;
-  panel("budgets", "Budgets", bars.length ? bars : make("p", { class: "muted" }, "None is counted yet."), burn);
+  panel(
+    "budgets",
+    "Budgets",
+    bars.length ? bars : make("p", { class: "muted" }, "None is counted yet."),
+    burn,
+  );
+}
+
+/** What tuning is worth over the baseline, with its 95 % interval. */
+function worth(seen) {
+  if (!seen) return "Not measured: tuning was not compared with the baseline yet.";
+  const { mean, lower, upper, count } = seen;
+  if (lower === null) return `${gain(mean)} in ${count} comparisons; too few for an interval`;
+  return `${gain(mean)} (95 %: ${gain(lower)} to ${gain(upper)}), from ${count} comparisons`;
 }
 
 export function benefit(status) {
   const { benefit: seen, kept } = status;
-  const words = seen
-    ? seen.lower === null
-      ? `${gain(seen.mean)} in ${seen.count} comparisons with the baseline; too few for an interval`
-      : `${gain(seen.mean)} (95 %: ${gain(seen.lower)} to ${gain(seen.upper)}), from ${seen.count} comparisons with the baseline`
-    : "Not measured: tuning was not compared with the baseline yet.";
   const proven = seen && seen.lower !== null && seen.lower > 0 ? "✓ proven" : "not proven";
-  const last = kept.holdouts.slice(-5).reverse().map((one) => {
-    const share = gain(one.gain_ratio);
-    return make("li", {}, `${share} at ${number("load_rps", one.load_rps)}: ${setting(one.tuned)} against ${setting(one.baseline)}`);
-  });
+  const last = kept.holdouts
+    .slice(-5)
+    .reverse()
+    .map(({ gain_ratio: ratio, load_rps: rps, tuned, baseline }) => {
+      const pair = `${setting(tuned)} against ${setting(baseline)}`;
+      return make("li", {}, `${gain(ratio)} at ${number("load_rps", rps)}: ${pair}`);
+    });
   panel(
     "benefit",
     "Proof of benefit",
     make("p", { class: "big" }, proven),
-    make("p", {}, words),
-    pairs([["baseline", setting(status.baseline)], ["held", setting(status.decision.setting)]]),
+    make("p", {}, worth(seen)),
+    pairs([
+      ["baseline", setting(status.baseline)],
+      ["held", setting(status.decision.setting)],
+    ]),
     last.length ? make("ul", {}, last) : null,
   );
 }
 
 export function policy(status, counters) {
   const { policy: given } = status;
-  const slo = given.slo.map((one) =>
-    `${name(one.response)} below ${number(one.response, one.below)} (${digits(one.confidence * 100)} %)`);
-  const objective = given.objective.map(([response, weight]) => `${name(response)} ${digits(weight)}`);
-  const bounds = given.knobs.map((knob) => `${knob.name} ${knob.lower} to ${knob.upper}, by ${knob.slew_per_move} at most`);
-  const count = Object.fromEntries(counters);
+  const slo = given.slo.map(({ response, below, confidence }) => {
+    const sure = digits(confidence * 100);
+    return `${name(response)} below ${number(response, below)} (${sure} %)`;
+  });
+  const objective = given.objective.map(
+    ([response, weight]) => `${name(response)} ${digits(weight)}`,
+  );
+  const bounds = given.knobs.map(
+    (knob) => `${knob.name} ${knob.lower} to ${knob.upper}, by ${knob.slew_per_move} at most`,
+  );
+  const counted = Object.fromEntries(counters);
+  const count = (what) => `${digits(counted[what] ?? 0)} ${what}`;
   panel(
     "policy",
     "Policy in force",
@@ -84,7 +117,10 @@ export function policy(status, counters) {
       ["minimises", objective.join(", ")],
       ["bounds", bounds.join("; ")],
       ["learner", `${said(status.learner)}${status.plan ? `, plan ${status.plan.version}` : ""}`],
-      ["so far", `${digits(count.moves ?? 0)} moves, ${digits(count.probes ?? 0)} probes, ${digits(count.retreats ?? 0)} retreats in ${digits(count.ticks ?? 0)} ticks`],
+      [
+        "so far",
+        `${count("moves")}, ${count("probes")}, ${count("retreats")} in ${count("ticks")}`,
+      ],
       ["sha256", given.sha256.slice(0, 12) || "–"],
       ["actuator", status.endpoint],
     ]),
@@ -105,9 +141,14 @@ export function sensors(status) {
       one.detail,
     ]);
   const bad = rows.filter((row) => !row[1].startsWith("✓")).length;
-  const caption = `${rows.length} signals, ${bad ? `${bad} of them not ok` : "all ok"}, `
-    + `at ${clock(status.tick.wall_ns / 1e9)}`;
-  const made = table(caption, ["signal", "health", "value", "source", "age", "took", "detail"], rows);
+  const caption =
+    `${rows.length} signals, ${bad ? `${bad} of them not ok` : "all ok"}, ` +
+    `at ${clock(status.tick.wall_ns / 1e9)}`;
+  const made = table(
+    caption,
+    ["signal", "health", "value", "source", "age", "took", "detail"],
+    rows,
+  );
   for (const row of made.tBodies[0].rows) row.dataset.health = row.cells[1].textContent.slice(2);
   const held = byId("sensors").querySelector(".scrolls");
   if (held) {

@@ -51,8 +51,8 @@ export class Pools {
     say(row.level, number("level", point.applied));
     say(
       row.figures,
-      ` applied · ${number("load_rps", point.load_rps)} · `
-        + `p99 ${number("latency_p99_s", point.latency_p99_s)}`,
+      ` applied · ${number("load_rps", point.load_rps)} · ` +
+        `p99 ${number("latency_p99_s", point.latency_p99_s)}`,
     );
     say(row.why, reason(point.reason, point.detail));
     if (point.pool === selected) row.link.setAttribute("aria-current", "true");

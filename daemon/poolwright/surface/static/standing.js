@@ -60,7 +60,8 @@ export class Standing {
       this.told = JSON.stringify(lines);
       this.notices.replaceChildren(
         ...lines.map(([tone, head, text]) =>
-          make("li", { "data-tone": tone }, make("b", {}, head), " ", text)),
+          make("li", { "data-tone": tone }, make("b", {}, head), " ", text),
+        ),
       );
     }
     this.fillSources(status);
@@ -71,7 +72,8 @@ export class Standing {
     say(place, number(quantity, value));
     const over = limit !== undefined && value !== null && value !== undefined && value > limit;
     box.dataset.tone = over ? "bad" : "";
-    if (limit !== undefined) say(note, `${over ? "✕ above" : "✓ below"} ${number(quantity, limit)}`);
+    if (limit !== undefined)
+      say(note, `${over ? "✕ above" : "✓ below"} ${number(quantity, limit)}`);
   }
 
   fillLevel(point) {
@@ -86,14 +88,19 @@ export class Standing {
   fillSources({ sample, recent, policy }) {
     const { power_source: source, power_std_w: std } = sample;
     const doubt = std === null ? "" : `± ${number("power_w", std)}, `;
-    const from = source ? POWER[source] ?? `from ${source}` : "no source";
+    const from = source ? (POWER[source] ?? `from ${source}`) : "no source";
     say(this.tiles.power_w.note, doubt + from);
-    const share = sample.memory_limit_bytes ? `of ${number("memory_bytes", sample.memory_limit_bytes)}` : "";
+    const share = sample.memory_limit_bytes
+      ? `of ${number("memory_bytes", sample.memory_limit_bytes)}`
+      : "";
     say(this.tiles.memory_bytes.note, share);
     const host = sample.host_cpu_ratio;
     say(this.tiles.cpu_cores.note, host === null ? "" : `host ${number("cpu_ratio", host)} busy`);
     if (!limitsOf(policy).latency_p50_s) {
-      say(this.tiles.latency_p50_s.note, recent.estimated ? "estimated" : `last ${number("span_s", recent.span_s)}`);
+      say(
+        this.tiles.latency_p50_s.note,
+        recent.estimated ? "estimated" : `last ${number("span_s", recent.span_s)}`,
+      );
     }
   }
 }
@@ -106,26 +113,44 @@ function tile(label) {
 
 /** [tone, heading, words] of what a person has to know or decide. */
 function notices(status) {
-  const { decision, kept, tick, policy, pool } = status;
-  const lines = [];
-  for (const trip of decision.guard_trips) lines.push(["bad", "✕ guard", said(trip)]);
+  const { decision, tick, policy, sample } = status;
+  const lines = decision.guard_trips.map((trip) => ["bad", "✕ guard", reason(trip)]);
   if (!tick.applied) lines.push(["bad", "✕ not read back", tick.fault || "the level is not known"]);
-  for (const missing of status.sample.missing) lines.push(["bad", "✕ not seen", said(missing)]);
-  if (status.learner === "failed") lines.push(["warn", "! learner", tick.learner_fault || "it failed, and will be asked again"]);
-  if (kept.phase_why) lines.push(["warn", `‖ ${said(kept.phase)}`, `${kept.phase_why} (poolwright resume ${pool})`]);
-  if (kept.pin) lines.push(["warn", "‖ pinned", `${setting(kept.pin)} ${kept.pin_why} (poolwright unpin ${pool})`]);
-  for (const one of tick.overrides) lines.push(["warn", "! override", one.reason]);
-  if (tick.quiet) lines.push(["plain", "quiet", tick.quiet]);
-  if (!tick.may_probe) lines.push(["plain", "waits", `${tick.rival || "another pool"} holds this host's experiment`]);
-  const { advice } = decision;
-  if (advice) {
-    const expected = advice.gain ? `, expected gain ${gain(advice.gain.mean)} ± ${Math.round(196 * advice.gain.std)} %` : "";
-    lines.push([
-      "good",
-      "▸ advice",
-      `${setting(advice.replaces)} → ${setting(advice.setting)}${expected} (poolwright approve ${pool} ${advice.id})`,
-    ]);
+  for (const missing of sample.missing) lines.push(["bad", "✕ not seen", said(missing)]);
+  if (status.learner === "failed") {
+    const fault = tick.learner_fault || "it failed, and will be asked again";
+    lines.push(["warn", "! learner", fault]);
   }
-  if (policy.mode !== "auto" && !advice) lines.push(["plain", "moves nothing", `the mode is ${policy.mode}`]);
+  lines.push(...settled(status));
+  if (tick.quiet) lines.push(["plain", "quiet", tick.quiet]);
+  if (!tick.may_probe) {
+    const rival = tick.rival || "another pool";
+    lines.push(["plain", "waits", `${rival} holds this host's experiment`]);
+  }
+  if (decision.advice) lines.push(adviceLine(status.pool, decision.advice));
+  else if (policy.mode !== "auto") {
+    lines.push(["plain", "moves nothing", `the mode is ${policy.mode}`]);
+  }
   return lines;
+}
+
+/** What an operator or a policy has settled, with the command that ends it. */
+function settled({ pool, kept, tick }) {
+  const lines = tick.overrides.map((one) => ["warn", "! override", one.reason]);
+  if (kept.phase_why) {
+    const words = `${kept.phase_why} (poolwright resume ${pool})`;
+    lines.push(["warn", `‖ ${said(kept.phase)}`, words]);
+  }
+  if (kept.pin) {
+    const words = `${setting(kept.pin)} ${kept.pin_why} (poolwright unpin ${pool})`;
+    lines.push(["warn", "‖ pinned", words]);
+  }
+  return lines;
+}
+
+function adviceLine(pool, { id, replaces, setting: advised, gain: expected }) {
+  const way = `${setting(replaces)} → ${setting(advised)}`;
+  const half = expected && Math.round(196 * expected.std); // 95 %
+  const worth = expected ? `, expected gain ${gain(expected.mean)} ± ${half} %` : "";
+  return ["good", "▸ advice", `${way}${worth} (poolwright approve ${pool} ${id})`];
 }

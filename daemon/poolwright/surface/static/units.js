@@ -19,9 +19,11 @@ export function seconds(value) {
 }
 
 function bytes(value) {
-  const [size, unit] = [[1e9, "GB"], [1e6, "MB"], [1e3, "kB"]].find(
-    ([least]) => Math.abs(value) >= least,
-  ) ?? [1, "B"];
+  const [size, unit] = [
+    [1e9, "GB"],
+    [1e6, "MB"],
+    [1e3, "kB"],
+  ].find(([least]) => Math.abs(value) >= least) ?? [1, "B"];
   return `${digits(value / size)} ${unit}`;
 }
 
@@ -64,11 +66,11 @@ export function clock(timeS) {
 export function setting(given) {
   if (given === null || given === undefined) return UNKNOWN;
   if (typeof given !== "object") return String(given);
-  return given.levels.map(([knob, level]) => `${knob}=${level}`).join(" ");
+  return given.levels.map((pair) => pair.join("=")).join(" ");
 }
 
 /** The level of one knob in a setting, null where it is not known. */
 export function level(given, knob) {
-  const pair = given?.levels?.find(([name]) => name === knob);
+  const pair = given?.levels?.find(([one]) => one === knob);
   return pair ? pair[1] : null;
 }
