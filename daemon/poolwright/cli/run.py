@@ -42,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
 async def _main(path: Path) -> None:
     config = load_config(path)
     daemon = Daemon(path, config, Notifier.from_environment())
-    surface = Surface(daemon.snapshot, journal=Path(config.journal))
+    pools = [pool.name for pool in config.pools]
+    surface = Surface(daemon.snapshot, journal=Path(config.journal), pools=pools)
 
     async def start() -> None:
         await surface.start(

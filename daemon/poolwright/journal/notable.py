@@ -16,7 +16,7 @@ SELECT id, tick, wall_ns, phase, action, reason, setting,
 FROM decisions d
 WHERE pool = ? AND wall_ns BETWEEN ? AND ?
     AND replace(replace(kinds, ' window ', ''), ' plan ', '') <> ''
-ORDER BY id DESC LIMIT ?
+ORDER BY wall_ns DESC, id DESC LIMIT ?
 """
 
 

@@ -4,7 +4,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,8 +13,20 @@ from poolwright.core.errors import PlantFault
 from poolwright.core.model import Decision, Plan, Resume
 from poolwright.core.policy import Policy
 from poolwright.journal import record, schema
+from poolwright.journal.found import BatchRow, DecisionRow, Gap, IntentRow, NoteRow, RunRow
 from poolwright.journal.record import Step
 from poolwright.journal.resume import last_resume
+
+__all__ = [
+    "KINDS",
+    "BatchRow",
+    "DecisionRow",
+    "Gap",
+    "IntentRow",
+    "JournalReader",
+    "NoteRow",
+    "RunRow",
+]
 
 _DECISION = (
     "SELECT id, run, pool, tick, wall_ns, phase, action, reason, setting, moves, observed,"
@@ -22,102 +34,7 @@ _DECISION = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunRow:
-    """One pool's life between a start and an end. `ended_wall_ns` None: running, or crashed."""
-
-    id: int
-    pool: str
-    policy_name: str
-    began_wall_ns: int
-    ended_wall_ns: int | None
-    end_reason: str
-    head_seq: int  # batches ever written
-    head_hash: str
-    kept_seq: int  # batches before this one were dropped by retention
-    kept_hash: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecisionRow:
-    """A notable decision, as the list shows it. Texts may be of a later release."""
-
-    id: int
-    run: int
-    pool: str
-    tick: int
-    wall_ns: int
-    phase: str
-    action: str
-    reason: str
-    setting: str | None
-    moves: bool
-    observed: str | None  # the setting of the window that closed
-    breached: bool
-    plan_version: int | None
-    kinds: tuple[str, ...]  # of `KINDS`; version 1 knew neither advice nor holdouts
-    commands: tuple[dict[str, Any], ...]  # who asked for what, and why; not kept by version 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchRow:
-    """Ticks as written, with what they are chained by."""
-
-    id: int
-    run: int
-    seq: int
-    ticks: int
-    first_tick: int
-    last_tick: int
-    first_wall_ns: int
-    last_wall_ns: int
-    hash: str
-    blob: bytes
-
-    @property
-    def header(self) -> tuple[int, ...]:
-        """The columns that the hash covers."""
-        return (
-            self.run, self.seq, self.ticks, self.first_tick, self.last_tick,
-            self.first_wall_ns, self.last_wall_ns,
-        )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gap:
-    """Ticks that were given up because the journal could not be written."""
-
-    run: int
-    first_tick: int
-    last_tick: int
-    ticks: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IntentRow:
-    """A move: what was intended, and what came of it. status `open`: nobody knows."""
-
-    run: int
-    tick: int
-    wall_ns: int
-    setting: str
-    status: str
-    closed_wall_ns: int | None
-    took_s: float | None
-    detail: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NoteRow:
-    """An event of the daemon itself."""
-
-    run: int
-    pool: str | None  # None: retention has dropped the run
-    wall_ns: int
-    kind: str
-    text: str
-
+_LATEST_NS = 2**63 - 1  # SQLite's integers
 
 # What a decision is notable for.
 KINDS = ("advice", "command", "guard", "holdout", "move", "phase", "plan", "policy", "window")
@@ -234,9 +151,9 @@ class JournalReader:
     ) -> DecisionRow | None:
         """The newest notable decision of a pool, at a time, or that moved something."""
         rows = self._rows(
-            f"{_DECISION} WHERE pool = ?1 AND (?2 IS NULL OR wall_ns <= ?2)"
-            " AND (moves OR NOT ?3) ORDER BY id DESC LIMIT 1",
-            pool, until_wall_ns, moves,
+            f"{_DECISION} WHERE pool = ? AND wall_ns <= ? AND moves >= ?"
+            " ORDER BY wall_ns DESC, id DESC LIMIT 1",
+            pool, _LATEST_NS if until_wall_ns is None else until_wall_ns, moves,
         )  # fmt: skip
         return _decision(rows[0]) if rows else None
 
@@ -271,18 +188,39 @@ class JournalReader:
 
     def batches(self, run: int, first_tick: int | None = None) -> Iterator[BatchRow]:
         """The batches of a run in order, from the one that holds `first_tick` on."""
-        seq = -1
+        yield from self._batches_after(
+            run, -1 if first_tick is None else self._seq_before(run, "last_tick", first_tick)
+        )
+
+    def _batches_after(self, run: int, seq: int) -> Iterator[BatchRow]:
         while True:
             rows = self._rows(
-                "SELECT * FROM batches WHERE run = ?1 AND seq > ?2"
-                " AND (?3 IS NULL OR last_tick >= ?3) ORDER BY seq LIMIT 64",
-                run, seq, first_tick,
-            )  # fmt: skip
+                "SELECT * FROM batches WHERE run = ? AND seq > ? ORDER BY seq LIMIT 16", run, seq
+            )
             if not rows:
                 return
             for row in rows:
                 yield BatchRow(**row)
             seq = int(rows[-1]["seq"])
+
+    def _seq_before(self, run: int, end: str, at: int) -> int:
+        """The newest batch whose `end` is before `at`. It ascends with seq: no index is needed."""
+        ends = self._rows(
+            "SELECT min(seq) AS low, max(seq) AS high FROM batches WHERE run = ?", run
+        )
+        low, high = ends[0]["low"] or 0, (ends[0]["high"] or 0) + 1
+        while low < high:
+            middle = (low + high) // 2
+            batch = self._rows(
+                "SELECT seq, last_tick, last_wall_ns FROM batches WHERE run = ? AND seq >= ?"
+                " ORDER BY seq LIMIT 1",
+                run, middle,
+            )  # fmt: skip
+            if not batch or batch[0][end] >= at:
+                high = middle
+            else:
+                low = batch[0]["seq"] + 1
+        return low - 1
 
     def headers(self, run: int) -> list[BatchRow]:
         """The batches of a run in order, without their blobs."""
@@ -326,6 +264,15 @@ class JournalReader:
             step = record.decode_line(line)
             if first_tick is None or step.tick.index >= first_tick:
                 yield self.with_plan(run, step)
+
+    def steps_since(self, run: int, wall_ns: int) -> Iterator[Step]:
+        """The kept ticks of a run from a time on (or up to a batch earlier), without their plans.
+
+        UnknownRecord at the first one that cannot be read.
+        """
+        dictionary = self.dictionary(run)
+        for batch in self._batches_after(run, self._seq_before(run, "last_wall_ns", wall_ns)):
+            yield from map(record.decode_line, record.unpack(batch.blob, dictionary))
 
     def step(self, run: int, tick: int) -> Step | None:
         """One tick; None when the journal does not have it."""

@@ -1,8 +1,8 @@
 """From core types to bytes and back.
 
-Two forms. What there is much of, a tick with its decision (a *line*) and a plan, is MessagePack:
-smaller, and it keeps every float exactly (JSON has no infinity). Everything else (notable
-decisions, policies, what a run resumed from) is JSON, in which a number that JSON cannot say is
+Two forms. What there is much of, a tick with its decision (a *line*), is MessagePack: smaller, and
+it keeps every float exactly (JSON has no infinity). Everything else (notable decisions, plans,
+policies, what a run resumed from) is JSON, in which a number that JSON cannot say is
 written as the text "inf", "-inf" or "nan". Both are deterministic: equal values, equal bytes.
 
 Rule between releases. A field that a reader does not know is ignored; one that is absent takes its
@@ -19,6 +19,7 @@ Lines are compressed ten at a time, which is too few to learn their words in: ea
 its own lines as the dictionary of all later batches (RFC 1950, FDICT). Decisions share `_SAMPLE`.
 """
 
+import bz2
 import hashlib
 import math
 import zlib
@@ -321,19 +322,22 @@ _SAMPLE = (
 _JSON = msgspec.json.Encoder()
 _PACK = msgspec.msgpack.Encoder()
 _LINE = msgspec.msgpack.Decoder(_LineIn)
-_PLAN = msgspec.msgpack.Decoder(Plan)
+_PLAN = msgspec.msgpack.Decoder(Plan)  # schemas 1 and 2
+_BZIP2 = b"BZh"
 _LINES = msgspec.msgpack.Decoder(list[bytes])
 
 
 def encode_plan(plan: Plan) -> tuple[str, bytes]:
-    """The digest and the blob of a plan."""
-    blob = zlib.compress(_PACK.encode(plan), 6)
+    """The digest and the blob of a plan: JSON, whose short numbers bzip2 halves once more."""
+    blob = bz2.compress(encode(plan), 1)
     return digest(blob), blob
 
 
 def decode_plan(blob: bytes) -> Plan:
-    """The plan that `encode_plan` wrote; UnknownRecord when it cannot be read."""
+    """The plan that `encode_plan` wrote, of any schema; UnknownRecord when it cannot be read."""
     try:
+        if blob.startswith(_BZIP2):
+            return decode(bz2.decompress(blob), Plan)
         return _PLAN.decode(zlib.decompress(blob))
-    except (zlib.error, msgspec.DecodeError, ValueError) as error:
+    except (OSError, zlib.error, msgspec.DecodeError, ValueError) as error:
         raise UnknownRecord(f"a Plan that this release cannot read: {error}") from error

@@ -1,9 +1,10 @@
 """Forgetting, a little at a time, so that no tick waits for it.
 
-By age, ticks and decisions go alike. By size, ticks go first (they are most of the file), then the
-oldest decisions. Never: a pool's baseline, last safe setting and what was settled of it, notes,
-open intents, the newest run of each pool, its newest plan, and the observations that `last_resume`
-gives.
+By age, ticks and decisions go alike. By size, ticks go first (they are most of the file): what is
+lost then is replay, while every decision can still be explained. Then go the oldest decisions, and
+with them the plans that were in force. Never: a pool's baseline, last safe setting and what was
+settled of it, notes, open intents, the newest run of each pool, its newest plan, and the
+observations that `last_resume` gives.
 """
 
 import sqlite3
@@ -13,7 +14,7 @@ from poolwright.journal.resume import observed_ids
 
 EVERY_FLUSHES = 16
 MAX_AGE_S = 30 * 86400.0
-MAX_BYTES = 2 * 1024**3
+MAX_BYTES = 360 * 2**20
 _STEP_BATCHES = 64  # four times what is written between two steps
 _STEP_DECISIONS = 640
 _STEP_PAGES = 512  # pages given back to the file system a step
@@ -76,11 +77,6 @@ def _drop_batches(db: sqlite3.Connection, horizon: int | None) -> int:
             (kept_seq, kept_hash, run),
         )
         db.execute("DELETE FROM gaps WHERE run = ? AND last_tick <= ?", (run, last_tick))
-        db.execute(
-            "DELETE FROM plans WHERE run = ? AND tick <= ?"
-            " AND id NOT IN (SELECT max(id) FROM plans GROUP BY pool)",
-            (run, last_tick),
-        )
     return len(rows)
 
 
@@ -104,12 +100,21 @@ def _drop_decisions(db: sqlite3.Connection, horizon: int | None) -> None:
         " WHERE b.run = d.run ORDER BY b.seq LIMIT 1), ?)",
         (_STEP_DECISIONS + len(needed), _FOREVER if horizon is None else horizon, _FOREVER),
     ).fetchall()
+    newest: dict[int, int] = {}
     for decision, run, tick in rows:
         if decision in needed:
             continue
+        newest[run] = tick
         db.execute("DELETE FROM decisions WHERE id = ?", (decision,))
         db.execute(
             "DELETE FROM intents WHERE run = ? AND tick = ? AND closed_wall_ns IS NOT NULL",
+            (run, tick),
+        )
+    for run, tick in newest.items():  # the plan in force at the last of them may be in force yet
+        db.execute(
+            "DELETE FROM plans WHERE run = ?1"
+            " AND tick < (SELECT max(tick) FROM plans WHERE run = ?1 AND tick <= ?2)"
+            " AND id NOT IN (SELECT max(id) FROM plans GROUP BY pool)",
             (run, tick),
         )
     db.execute(
@@ -118,6 +123,10 @@ def _drop_decisions(db: sqlite3.Connection, horizon: int | None) -> None:
         " AND NOT EXISTS (SELECT 1 FROM decisions d WHERE d.run = runs.id)"
         " AND NOT EXISTS (SELECT 1 FROM intents i WHERE i.run = runs.id)"
         " AND NOT EXISTS (SELECT 1 FROM notes n WHERE n.run = runs.id)"
+    )
+    db.execute(
+        "DELETE FROM plans WHERE run NOT IN (SELECT id FROM runs)"
+        " AND id NOT IN (SELECT max(id) FROM plans GROUP BY pool)"
     )
 
 

@@ -88,7 +88,10 @@ UPDATE decisions SET kinds = found.words
     WHERE found.id = decisions.id
 """  # noqa: S608 - constants only
 
-MIGRATIONS: tuple[str, ...] = (_TABLES, _KEPT_AND_KINDS)
+# For "what was at that time". From here on plans are JSON (`record.encode_plan`).
+_BY_TIME = "CREATE INDEX decisions_by_time ON decisions (pool, wall_ns, moves)"
+
+MIGRATIONS: tuple[str, ...] = (_TABLES, _KEPT_AND_KINDS, _BY_TIME)
 
 # What makes a file of an older version, read and not migrated, look like the newest.
 _VIEWS = {

@@ -109,7 +109,7 @@ class DaemonConfig:
         default="/var/lib/poolwright/journal.db", metadata=_doc("the SQLite file of what happened")
     )
     journal_max_bytes: Bytes = field(
-        default=512 * 2**20, metadata=_doc("when it is larger, the oldest is dropped", min=2**20)
+        default=360 * 2**20, metadata=_doc("when it is larger, the oldest is dropped", min=2**20)
     )
     journal_max_age: Seconds = field(
         default=30 * 86400.0, metadata=_doc("what is older is dropped", min=3600)

@@ -1,7 +1,9 @@
 """The read-only surface over TCP, and the start and end of both servers."""
 
+import asyncio
 import base64
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +20,9 @@ from poolwright.surface.gate import gate
 from poolwright.surface.message import Handler, Request, Response, text
 from poolwright.surface.metrics import Exposition
 from poolwright.surface.page import STYLE, page
+from poolwright.surface.past import refill
 from poolwright.surface.records import Records
+from poolwright.surface.route import Sources
 from poolwright.surface.server import Server, bind_tcp
 from poolwright.surface.static_files import StaticFiles
 from poolwright.surface.words import ready, seen_once
@@ -41,6 +45,7 @@ _HEADERS = (
 )
 _STYLE_DIGEST = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
 _PLAIN_POLICY = f"default-src 'none'; style-src 'sha256-{_STYLE_DIGEST}'; {_NOWHERE}"
+_LOG = logging.getLogger("poolwright")
 
 
 class Surface:
@@ -51,10 +56,11 @@ class Surface:
         latest: Callable[[], Snapshot | None],
         mono_ns: Callable[[], int] = time.monotonic_ns,
         journal: Path | None = None,
+        pools: Sequence[str] = (),
     ) -> None:
         """`latest`: the newest Snapshot, None before the first; `mono_ns`: the ticks' clock.
 
-        `journal`: what is asked about the past; it is only read.
+        `journal`: what is asked about the past of `pools`; it is only read.
         """
         self._latest = latest
         self._mono_ns = mono_ns
@@ -62,9 +68,11 @@ class Surface:
         self._events = Events()
         self._book = Book(self._events.published)
         self._records = None if journal is None else Records(journal)
+        self._pools = list(pools)
         self._static = StaticFiles()
         self._server: Server | None = None
         self._control: control_socket.ControlServer | None = None
+        self._refilling: asyncio.Task[None] | None = None
         self.address = ""  # host:port that is listened on, once started
 
     def published(self, snapshot: Snapshot) -> None:
@@ -108,6 +116,10 @@ class Surface:
         if self._server is not None:
             await self._server.close()
             self._server = None
+        if self._refilling is not None:
+            self._refilling.cancel()
+            await asyncio.wait([self._refilling])
+            self._refilling = None
         if self._records is not None:
             self._records.close()
 
@@ -122,10 +134,19 @@ class Surface:
         except OSError as error:
             raise PlantFault(f"cannot listen on {listen}: {error.strerror or error}") from error
         self._server = server
+        if self._records is not None:
+            self._refilling = asyncio.create_task(self._refill(self._records.path), name="past")
         self.address = f"[{there[0]}]:{there[1]}" if ":" in there[0] else f"{there[0]}:{there[1]}"
 
+    async def _refill(self, journal: Path) -> None:
+        """The picture of the last day survives a restart."""
+        try:
+            await refill(self._book, journal, self._pools)
+        except OSError as error:
+            _LOG.warning("the charts begin now: %s", error)
+
     def _routes(self) -> dict[str, dict[str, Handler]]:
-        api = Api(self._latest, self._book, self._events, self._records)
+        api = Api(Sources(self._latest, self._book, self._records), self._events)
         pages: dict[str, Handler] = {
             "/": self._static.index,
             "/assets/{file}": self._static.asset,

@@ -1,13 +1,15 @@
 """One pool at one moment, small enough to be sent every tick and to be kept for a day."""
 
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from poolwright.core.model import Setting
+from poolwright.core.model import Decision, Setting, Tick
+from poolwright.core.policy import Policy
+from poolwright.core.sample import Sample
 from poolwright.core.vocabulary import Action, Phase, Reason
-from poolwright.engine.snapshot import PoolSnapshot
+from poolwright.engine.snapshot import Recent
 
 LEVELS = ("wanted", "commanded", "applied")
 QUANTITIES = (
@@ -61,8 +63,30 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     knobs: dict[str, Levels] | UnsetType = UNSET  # where there are several
 
 
-def point(seen: PoolSnapshot) -> Point:
-    """A pool's newest tick."""
+class Seen(Protocol):
+    """A tick with what was made of it: a PoolSnapshot, or one out of the journal."""
+
+    @property
+    def pool(self) -> str: ...  # noqa: D102 - as in PoolSnapshot
+
+    @property
+    def policy(self) -> Policy: ...  # noqa: D102
+
+    @property
+    def tick(self) -> Tick: ...  # noqa: D102
+
+    @property
+    def sample(self) -> Sample: ...  # noqa: D102
+
+    @property
+    def recent(self) -> Recent: ...  # noqa: D102
+
+    @property
+    def decision(self) -> Decision: ...  # noqa: D102
+
+
+def point(seen: Seen) -> Point:
+    """One tick of a pool."""
     decision, sample, recent = seen.decision, seen.sample, seen.recent
     applied = None if seen.tick.applied is None else seen.tick.applied.setting
     knobs = {
