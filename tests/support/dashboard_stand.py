@@ -64,11 +64,15 @@ def _free_udp():
 
 
 class Stand:
-    """`names`: of the pools, each with a gunicorn of its own; the first one is under load."""
+    """`names`: of the pools, each with a gunicorn of its own; the first one is under load.
 
-    def __init__(self, folder, names=("web",)):
+    `journal`: one to begin with; what the daemon remembers is shown.
+    """
+
+    def __init__(self, folder, names=("web",), *, journal=None):
         self.folder = Path(folder)
         self.names = names
+        self.journal = journal
         self.port = free_port()
         self.services = {}
         self.daemon = None
@@ -93,6 +97,8 @@ class Stand:
     def _start(self):
         (self.folder / "policies.d").mkdir(parents=True)
         (self.folder / "policies.d" / "quick.yaml").write_text(_POLICY)
+        if self.journal is not None:
+            shutil.copy(self.journal, self.folder / "journal.db")
         config = self.folder / "poolwright.yaml"
         pools = "".join(map(self._pool, self.names))
         config.write_text(_CONFIG.format(http=self.port, folder=self.folder) + pools)

@@ -1,10 +1,12 @@
 """A journal that holds a day until now: what a daemon would have written, from the simulator.
 
-    day(path, ("web", "api"))
+    day(path, ("web", "other"))
 
-A tick is ten seconds long, so that ten pools take a minute and not ten.
+One pool is simulated, at a tick of ten seconds; the others get a copy of its rows.
 """
 
+import contextlib
+import sqlite3
 import time
 
 from poolwright.cli.simulate import makers
@@ -17,32 +19,60 @@ version: 1
 name: day
 duration: 1d
 cadence: 10s
-pools:
+policy:
+  version: 1
+  name: day
+  extends: autoscale
+  mode: auto
+  cadence: 10s
+  slo: {latency_p99: {below: 4s}}
+workers: 6
+plant:
+  cores: 4
+  service: [{cpu: 100ms, io: 900ms, io_cv: 0.3}]
+load:
+  kind: noise
+  cv: 0.1
+  every: 60s
+  of: {kind: diurnal, low: 0.5/s, high: 3/s, peak_at: 13h}
 """
-_POOL = """\
-  - name: {name}
-    policy: {{version: 1, name: {name}, extends: autoscale, mode: auto, cadence: 10s}}
-    workers: 6
-    plant:
-      cores: 4
-      service: [{{cpu: 20ms, io: 150ms, io_cv: 0.5}}]
-    load:
-      kind: noise
-      cv: 0.08
-      every: 60s
-      of: {{kind: diurnal, low: 3/s, high: {high}/s, peak_at: {peak}h}}
-"""
+# Tables of the journal whose rows belong to a run; those with a pool's name have it changed.
+_OF_A_RUN = ("batches", "decisions", "plans")
 
 
 def day(journal, names):
-    """Simulate a day of these pools into a new journal; it ends now."""
+    """Simulate a day of a pool `web` into a new journal, and copy it for the others; it ends now."""
     written = journal.with_suffix(".yaml")
-    pools = (
-        _POOL.format(name=name, high=18 + 3 * (n % 4), peak=9 + n % 8)
-        for n, name in enumerate(names)
-    )
-    written.write_text(_SCENARIO + "".join(pools))
+    written.write_text(_SCENARIO)
     played = stage(bind_scenario(read_document(written), journal.parent), 0, makers(), journal)
     clock = played.simulation.world.clock
     clock.step_wall(time.time() - DAY_S - clock.wall_ns() / 1e9)
     played.simulation.run()
+    with contextlib.closing(sqlite3.connect(journal)) as db, db:
+        (first,) = db.execute("SELECT pool FROM runs").fetchone()
+        assert first in names, first
+        for other in names:
+            if other != first:
+                _copy(db, other)
+
+
+def _columns(db, table):
+    return [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
+
+
+def _copy(db, pool):
+    """All rows of the first run once more, as of another pool."""
+    run = _insert(db, "runs", {"id": "NULL", "pool": "?"}, (pool,), "id = 1")
+    for table in _OF_A_RUN:
+        changed = {"id": "NULL", "run": "?"}
+        given = (run,)
+        if "pool" in _columns(db, table):
+            changed, given = changed | {"pool": "?"}, (run, pool)
+        _insert(db, table, changed, given, "run = 1")
+
+
+def _insert(db, table, changed, given, where):
+    columns = _columns(db, table)
+    values = ", ".join(changed.get(column, column) for column in columns)
+    done = db.execute(f"INSERT INTO {table} SELECT {values} FROM {table} WHERE {where}", given)
+    return done.lastrowid

@@ -187,7 +187,6 @@ export class Chart {
     this.plot.setData(columns);
     this.showLegend(this.plot.cursor.idx);
     this.plotPlace.setAttribute("aria-label", this.summary());
-    if (this.details.open) this.showTable();
   }
 
   showLegend(index) {
@@ -215,6 +214,7 @@ export class Chart {
     return `${this.title}, ${span}: ${parts.join("; ")}`;
   }
 
+  /** Made when it is opened, and then left alone: nobody can read what changes every second. */
   showTable() {
     if (!this.details.open) {
       this.details.querySelector(".scrolls")?.remove();
@@ -228,11 +228,10 @@ export class Chart {
       ])
       .filter((_row, i) => i % every === 0)
       .reverse();
-    const caption = every === 1 ? this.title : `${this.title}, one in ${every} points`;
+    const thinned = every === 1 ? "" : `, one in ${every} points`;
+    const caption = `${this.title} until ${rows[0]?.[0] ?? "now"}${thinned}`;
     const made = table(caption, ["time", ...this.series.map((one) => one.label)], rows);
-    const held = this.details.querySelector(".scrolls");
-    if (held) held.replaceChildren(made);
-    else this.details.append(scrolling(`${this.title}, as a table`, made));
+    this.details.append(scrolling(`${this.title}, as a table`, made));
   }
 }
 

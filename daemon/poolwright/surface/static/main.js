@@ -18,7 +18,7 @@ const STATUS_MS = 5000;
 const LEARNED_MS = 15000;
 const HISTORY_MS = 120000; // what ticks have carried on is replaced by what the daemon keeps
 const MOST_POINTS = 1440;
-const THEMES = { "": "as the system", light: "light", dark: "dark" };
+const THEMES = { "": "system", light: "light", dark: "dark" };
 
 const SEEN = [
   {
@@ -123,7 +123,10 @@ class Page {
       this.zoomTo(null);
     });
     byId("live").addEventListener("click", () => this.zoomTo(null));
-    addEventListener("hashchange", () => this.select(decodeURIComponent(location.hash.slice(1))));
+    addEventListener("hashchange", () => {
+      const name = decodeURIComponent(location.hash.slice(1));
+      if (this.points.has(name)) this.select(name); // the link that skips is no pool
+    });
     document.addEventListener("visibilitychange", () => this.render());
     byId("theme").addEventListener("click", () => {
       const names = Object.keys(THEMES);
@@ -298,6 +301,7 @@ class Page {
       const limit = limits[chart.quantity];
       chart.setLimits(limit === undefined ? [] : [{ label: "SLO", value: limit }]);
     }
+    this.level.setNote(status.policy.knobs[0].name);
     const power = this.charts.find((chart) => chart.quantity === "power_w");
     const source = status.sample.power_source;
     power.setNote(source ? (POWER[source] ?? source) : "");

@@ -23,10 +23,10 @@ export const limitsOf = (policy) =>
 
 export class Standing {
   constructor() {
-    this.badge = make("span", { class: "badge" });
+    this.badge = make("span", { class: "badge", "aria-live": "polite" });
     this.title = make("h2");
     this.mode = make("span", { class: "muted" });
-    this.why = make("p", { class: "reason", "aria-live": "polite" });
+    this.why = make("p", { class: "reason" });
     this.notices = make("ul", { class: "notices" });
     byId("head").replaceChildren(
       make("div", { class: "titles" }, this.title, this.badge, this.mode),
@@ -82,7 +82,7 @@ export class Standing {
     const differs = point.wanted !== point.applied || point.commanded !== point.applied;
     const wanted = number("level", point.wanted);
     const commanded = number("level", point.commanded);
-    say(note, differs ? `wanted ${wanted}, commanded ${commanded}` : "as wanted");
+    say(note, differs ? `wanted ${wanted}, commanded ${commanded}` : others(point) || "as wanted");
   }
 
   fillSources({ sample, recent, policy }) {
@@ -103,6 +103,12 @@ export class Standing {
       );
     }
   }
+}
+
+/** The knobs after the first, where there are several: `threads 4`. */
+function others(point) {
+  const rest = Object.entries(point.knobs ?? {}).slice(1);
+  return rest.map(([knob, levels]) => `${knob} ${number("level", levels.applied)}`).join(", ");
 }
 
 function tile(label) {
