@@ -1,7 +1,7 @@
 """A month in the journal: how large the file is, and how long `explain --at` takes in it.
 
-A day is simulated (the real daemon on virtual time, `--scenario`), and every sixth ten minutes of it
-are written again and again, at one tick a second, through the real journal with its default
+A day is simulated (the real daemon on virtual time, `--scenario`), and every sixth ten minutes of
+it are written again and again, at one tick a second, through the real journal with its default
 retention, until `--days` are full. Then a decision is explained `--asks` times at random times of
 the month: as a command (python included; the file's pages dropped from the page cache before each
 where the kernel lets us) and inside, as the HTTP API does.

@@ -62,7 +62,8 @@ def until(done, within_s, what):
 def http_get(port, path, timeout_s=5.0):
     """(status, body) of one request on a connection of its own."""
     with socket.create_connection(("127.0.0.1", port), timeout=timeout_s) as link:
-        link.sendall(f"GET {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n".encode())
+        head = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"
+        link.sendall(head.encode())
         chunks = []
         while chunk := link.recv(65536):
             chunks.append(chunk)

@@ -76,9 +76,9 @@ class Level:
     def __init__(self, step_s: int, slots: int) -> None:
         """Empty; a column takes its memory when it is first written to."""
         self.step_s = step_s
-        self.buckets = array("q", bytes(8 * slots))
+        self.buckets = array("q", [-1]) * slots
         self.columns: dict[str, array[float]] = {}
-        self._filling = 0  # the bucket whose means are being made
+        self._filling = -1  # the bucket whose means are being made
         self._sums: dict[str, tuple[float, int]] = {}
 
     def put(self, time_s: float, row: Row) -> None:
