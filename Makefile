@@ -62,7 +62,7 @@ check: .venv/.ready
 swarm: .venv/.ready
 	@.venv/bin/poolwright swarm --seeds $(SEEDS) --first $(FIRST)
 
-# SCREENSHOTS=30 waits until so many moves were made, so that there is something to see.
+# SCREENSHOTS=30 waits for so many decisions, so that there is something to see.
 SCREENSHOTS ?= 12
 screenshots: .venv/.ready servers
 	@POOLWRIGHT_SCREENSHOTS=$(SCREENSHOTS) $(PY) -m pytest -q -k pictures tests/e2e/test_dashboard.py

@@ -254,6 +254,23 @@ def test_axe_finds_nothing_serious(look, size, scheme):
     assert not [one for one in found if one["impact"] in ("serious", "critical")], told
 
 
+def test_pictures_for_the_documentation(look, stand):
+    """Written when POOLWRIGHT_SCREENSHOTS is set (`make screenshots`); taken in any case."""
+    wanted = os.environ.get("POOLWRIGHT_SCREENSHOTS")
+    if wanted:
+        decided = "/api/v1/pools/web/decisions?limit=200"
+        until(lambda: len(stand.get(decided)) >= int(wanted), 600.0, f"{wanted} decisions")
+    for size, (width, height) in SIZES.items():
+        for scheme in ("light", "dark"):
+            page = look(size=(width, height), scheme=scheme).open()
+            path = IMAGES / f"dashboard-{size}-{scheme}.png"
+            picture = page.screenshot(full_page=size == "desk")
+            assert picture.startswith(b"\x89PNG")
+            if wanted:
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(picture)
+
+
 def test_a_daemon_that_stands_still_is_told_as_stale(look):
     seen = look()
     page = seen.open()
@@ -282,23 +299,3 @@ def test_it_survives_a_restart_of_the_daemon(look):
     page.wait_for_selector("#decisions button")
     errors = [said for said in seen.complaints if "ERR_" not in said]  # nobody was there
     assert not errors
-
-
-def test_pictures_for_the_documentation(look, stand):
-    """Written when POOLWRIGHT_SCREENSHOTS is set (`make screenshots`); taken in any case."""
-    wanted = os.environ.get("POOLWRIGHT_SCREENSHOTS")
-    moves = int(wanted or 2)
-    until(
-        lambda: dict(stand.get("/api/v1/status/web")["counters"]).get("moves", 0) >= moves,
-        600.0,
-        f"{moves} moves",
-    )
-    for size, (width, height) in SIZES.items():
-        for scheme in ("light", "dark"):
-            page = look(size=(width, height), scheme=scheme).open()
-            path = IMAGES / f"dashboard-{size}-{scheme}.png"
-            picture = page.screenshot(full_page=size == "desk")
-            assert picture.startswith(b"\x89PNG")
-            if wanted:
-                path.parent.mkdir(exist_ok=True)
-                path.write_bytes(picture)

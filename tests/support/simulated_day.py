@@ -41,7 +41,7 @@ _OF_A_RUN = ("batches", "decisions", "plans")
 
 
 def day(journal, names):
-    """Simulate a day of a pool `web` into a new journal, and copy it for the others; it ends now."""
+    """Simulate a day until now of a pool `web` into a new journal; the others get copies."""
     written = journal.with_suffix(".yaml")
     written.write_text(_SCENARIO)
     played = stage(bind_scenario(read_document(written), journal.parent), 0, makers(), journal)
