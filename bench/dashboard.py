@@ -17,7 +17,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
-from dashboard_stand import Stand, chromium
+from dashboard_stand import Stand, Wire, chromium
 from simulated_day import day
 
 LOADS = 5
@@ -38,18 +38,15 @@ def one_load(browser, url):
     """(first paint, figures shown) in ms, and bytes over the wire, of one load."""
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     page = context.new_page()
-    wire = context.new_cdp_session(page)
-    wire.send("Network.enable")
-    sizes = []
-    wire.on("Network.loadingFinished", lambda event: sizes.append(event["encodedDataLength"]))
+    wire = Wire(page)
     began = time.perf_counter()
     page.goto(url)
     page.wait_for_selector("main[aria-busy='false']")
     shown_ms = (time.perf_counter() - began) * 1000.0
     page.wait_for_selector("#sensors tbody tr")
-    paint_ms = page.evaluate(PAINT)
+    paint_ms, size = page.evaluate(PAINT), wire.total_bytes
     context.close()
-    return paint_ms, shown_ms, sum(sizes)
+    return paint_ms, shown_ms, size
 
 
 def frames(browser, url, seconds):
@@ -100,11 +97,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pools", type=int, nargs="+", default=[1, 10])
     parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--journal", type=Path, help="a simulated day; made when it is not there")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         names = ["web", *(f"pool{n}" for n in range(1, max(given.pools)))]
-        journal = Path(folder) / "day.db"
-        day(journal, names)
+        journal = given.journal or Path(folder) / "day.db"
+        if not journal.exists():
+            day(journal, names)
         for count in given.pools:
             load = psutil.getloadavg()[0]
             print(f"{count} pools and a day, load average {load:.1f} on {psutil.cpu_count()} CPUs")

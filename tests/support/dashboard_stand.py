@@ -16,6 +16,7 @@ import sys
 import threading
 import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from gunicorn_service import GunicornService, Load, until
 from playwright.sync_api import sync_playwright
@@ -103,7 +104,8 @@ class Stand:
         pools = "".join(map(self._pool, self.names))
         config.write_text(_CONFIG.format(http=self.port, folder=self.folder) + pools)
         argv = (sys.executable, "-m", "poolwright", "run", "--config", str(config))
-        self.daemon = Started(argv, self.folder, self._ready).start()
+        self.daemon = Started(argv, self.folder, lambda: True)
+        self.restart()
         self._load = threading.Thread(target=lambda: asyncio.run(self._ask()))
         self._load.start()
 
@@ -141,8 +143,9 @@ class Stand:
         self.daemon.stop()
 
     def restart(self):
-        """Start it again at the same address."""
+        """Start it, again at the same address; ten pools of a busy host take their time."""
         self.daemon.start()
+        until(self._ready, WITHIN_S, "the daemon answers")
 
     def _end(self):
         self._done.set()
@@ -152,6 +155,29 @@ class Stand:
             self.daemon.kill()
         for service in self.services.values():
             service.kill()
+
+
+class Wire:
+    """What a page took over the wire: of each path its first answer, for the page asks again."""
+
+    def __init__(self, page):
+        self._paths = {}
+        self._sizes = {}
+        session = page.context.new_cdp_session(page)
+        session.send("Network.enable")
+        session.on("Network.requestWillBeSent", self._asked)
+        session.on("Network.loadingFinished", self._loaded)
+
+    @property
+    def total_bytes(self):
+        return sum(self._sizes.values())
+
+    def _asked(self, event):
+        self._paths[event["requestId"]] = urlsplit(event["request"]["url"]).path
+
+    def _loaded(self, event):
+        path = self._paths.get(event["requestId"], "")
+        self._sizes.setdefault(path, event["encodedDataLength"])
 
 
 @contextlib.contextmanager

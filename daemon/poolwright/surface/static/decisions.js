@@ -6,7 +6,7 @@ import { clock } from "./units.js";
 import { action } from "./words.js";
 
 const MARK_PX = 20; // marks nearer to each other than this become one
-const MOST_LISTED = 200;
+const MOST_LISTED = 500; // the newest of the time that is shown
 
 /** What was done: `probed workers 4 → 6`, `held workers 4`. Settings are `workers=4 threads=2`. */
 function deed({ action: did, from, setting }) {
