@@ -176,11 +176,11 @@ class Page {
 
   ticked(tick) {
     this.points = new Map(tick.pools.map((point) => [point.pool, point]));
-    if (!this.points.has(this.pool)) this.select(tick.pools[0]?.pool);
     const before = this.newest;
+    if (!this.points.has(this.pool)) this.select(tick.pools[0]?.pool);
+    else if (!before) this.reload(); // the first tick tells which time it is for the daemon
     this.newest = this.points.get(this.pool);
     if (!this.newest) return;
-    if (!before) this.reload(); // the first tick tells which time it is for the daemon
     if (!this.zoom) this.history.add(this.newest, this.window()[0]);
     const changed = before?.phase !== this.newest.phase || before?.applied !== this.newest.applied;
     if (changed && before?.pool === this.newest.pool) {
