@@ -163,10 +163,10 @@ class Wire:
     def __init__(self, page):
         self._paths = {}
         self._sizes = {}
-        session = page.context.new_cdp_session(page)
-        session.send("Network.enable")
-        session.on("Network.requestWillBeSent", self._asked)
-        session.on("Network.loadingFinished", self._loaded)
+        network = page.context.new_cdp_session(page)
+        network.send("Network.enable")
+        network.on("Network.requestWillBeSent", self._asked)
+        network.on("Network.loadingFinished", self._loaded)
 
     @property
     def total_bytes(self):
