@@ -8,7 +8,7 @@ SERVERS := prometheus:promtool systemd-container:systemd-nspawn dbus:dbus-daemon
   nginx-light:nginx php-fpm:php libfcgi-bin:cgi-fcgi uwsgi-core:uwsgi-core \
   uwsgi-plugin-python3:uwsgi_python3 prometheus-node-exporter:prometheus-node-exporter \
   prometheus-ipmi-exporter:prometheus-ipmi-exporter caddy:caddy apache2-bin:apache2 \
-  openssl:openssl lintian:lintian zsh:zsh fish:fish man-db:man
+  openssl:openssl lintian:lintian zsh:zsh fish:fish man-db:man chromium:chromium
 
 # make swarm SEEDS=10000 plays that many random scenarios; make test a few hundred.
 SEEDS ?= 1000
@@ -16,7 +16,7 @@ FIRST ?= 0
 TEST_SEEDS ?= 200
 
 .PHONY: demo test check swarm bench bench-search bench-boat bench-tracking bench-converge \
-  docs dist deb man clean servers
+  bench-dashboard docs screenshots dist deb man clean servers
 
 .venv/.ready: pyproject.toml
 	@echo "== setting up .venv with poolwright and its tools (about a minute)"
@@ -62,6 +62,14 @@ check: .venv/.ready
 
 swarm: .venv/.ready
 	@.venv/bin/poolwright swarm --seeds $(SEEDS) --first $(FIRST)
+
+# SCREENSHOTS=30 waits for so many decisions, so that there is something to see.
+SCREENSHOTS ?= 12
+screenshots: .venv/.ready servers
+	@POOLWRIGHT_SCREENSHOTS=$(SCREENSHOTS) $(PY) -m pytest -q -k pictures tests/e2e/test_dashboard.py
+
+bench-dashboard: .venv/.ready servers
+	@$(PY) bench/dashboard.py
 
 docs: .venv/.ready
 	@$(PY) docs/draw_phases.py
