@@ -1,5 +1,8 @@
 """`poolwright init` and others as a person calls them, in a process of its own."""
 
+import contextlib
+import os
+import pty
 import socket
 import subprocess
 import sys
@@ -15,6 +18,26 @@ def poolwright(*words):
         stdin=subprocess.DEVNULL,
         timeout=120,
     )
+
+
+def at_a_terminal(typed, *words):
+    """The output and the exit status of a command at a terminal where that is typed."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "poolwright", *map(str, words)],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    ) as process:
+        os.close(theirs)
+        os.write(ours, typed.encode())
+        said = b""
+        with contextlib.suppress(OSError):  # EIO: the other end was closed
+            while part := os.read(ours, 65536):
+                said += part
+        os.close(ours)
+        return said.decode().replace("\r\n", "\n"), process.wait(60)
 
 
 def init(pid, out, *words):

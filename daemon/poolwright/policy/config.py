@@ -102,7 +102,7 @@ class PoolConfig:
         """What makes a shipped policy suit the preset; without a preset None."""
         if self.preset is None:
             return None
-        return Suit.of(self.preset.node, [sensor.node for sensor in self.sensors])
+        return Suit.of(self.preset.kind, [sensor.node for sensor in self.sensors])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -148,19 +148,19 @@ def _text(node: Node, key: str) -> str:
 class Suit:
     """What a shipped policy must leave out, and how its knob is called, to suit a preset."""
 
-    mark: Mark
     knob: str
     latency: bool
     errors: bool
+    mark: Mark  # of what is seen in the place of latency
 
     @classmethod
-    def of(cls, preset: Mapping, sensors: Sequence[Mapping]) -> "Suit":
-        """By the preset and all sensors of its pool."""
+    def of(cls, kind: str, sensors: Sequence[Mapping]) -> "Suit":
+        """By the kind of the preset and all sensors of its pool, of which there is one."""
         return cls(
-            preset.mark,
-            PRESETS[_text(preset, "kind")].knob,
+            PRESETS[kind].knob,
             any(_tells(sensor, _NO_LATENCY, "latency", "service_time") for sensor in sensors),
             any(_tells(sensor, _NO_ERRORS, "errors") for sensor in sensors),
+            sensors[0].mark,
         )
 
     def __call__(self, root: Mapping) -> Mapping:

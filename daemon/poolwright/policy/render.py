@@ -54,6 +54,15 @@ def as_text(node: Node) -> str:
     return "{" + ", ".join(f"{key.text}: {as_text(below)}" for key, below in node.entries) + "}"
 
 
+def flow(value: object) -> str:
+    """Plain data (dictionaries and lists of text, numbers, truth and null) in one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {flow(below)}" for key, below in value.items()) + "}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(flow, value))}]"
+    return "null" if value is None else _leaf(value)
+
+
 def _text(lines: Iterable[tuple[str, str]]) -> str:
     return "".join(f"{text:{_COLUMN}} # {note}".rstrip(" #") + "\n" for text, note in lines)
 
