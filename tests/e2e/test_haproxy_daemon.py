@@ -2,13 +2,12 @@
 
 import asyncio
 import functools
-import sys
 
-import psutil
 import pytest
 from gunicorn_service import Load, until
 from haproxy_service import HaproxyService
-from started import Started, answers, free_port
+from running_daemon import Daemon
+from started import free_port
 
 from poolwright.journal.query import JournalReader
 
@@ -26,13 +25,7 @@ slo:
 explore: {window: 4s, warmup: 2}
 cadence: 200ms
 """
-CONFIG = """\
-version: 1
-listen: 127.0.0.1:{http}
-control: {folder}/control.sock
-journal: {folder}/journal.db
-policies: {folder}/policies.d
-pools:
+POOL = """\
   - name: app
     policy: mine
     actuator: {{kind: haproxy, backend: app, servers: [s1], {way}}}
@@ -52,14 +45,12 @@ LOG = (
 
 @pytest.mark.parametrize("way", ["socket", "agent"])
 async def test_a_queue_in_haproxy_makes_the_daemon_let_more_through(tmp_path, way):
-    http, log, agent = free_port(), free_port(), f"127.0.0.1:{free_port()}"
+    log, agent = free_port(), f"127.0.0.1:{free_port()}"
     with HaproxyService(
         tmp_path / "haproxy",
         agent=agent if way == "agent" else None,
         frontend=LOG.format(port=log),
     ) as service:
-        (tmp_path / "policies.d").mkdir()
-        (tmp_path / "policies.d" / "mine.yaml").write_text(POLICY)
         (tmp_path / "app.pid").write_text(str(service.app.pid))
         page = f'url: "{service.url}"'
         ways = {
@@ -67,18 +58,16 @@ async def test_a_queue_in_haproxy_makes_the_daemon_let_more_through(tmp_path, wa
             "agent": (f'agent: "{agent}", {page}', page),
         }
         mine, sight = ways[way]
-        config = tmp_path / "poolwright.yaml"
-        config.write_text(CONFIG.format(http=http, folder=tmp_path, way=mine, sight=sight, log=log))
-        argv = [sys.executable, "-m", "poolwright", "run", "--config", str(config)]
-        daemon = Started(argv, tmp_path, lambda: answers(http))
+        pool = POOL.format(folder=tmp_path, way=mine, sight=sight, log=log)
+        daemon = Daemon(tmp_path / "daemon", pool, POLICY)
         await asyncio.to_thread(daemon.start)
         try:
             await grows(service, daemon)
-        finally:
             await asyncio.to_thread(daemon.stop)
-        assert daemon.process.returncode == 0, daemon.log.read_text()
+        finally:
+            await asyncio.to_thread(daemon.kill)
         assert service.limit() > 2  # exit: keep
-        with JournalReader(tmp_path / "journal.db") as journal:
+        with JournalReader(daemon.journal) as journal:
             assert journal.runs()
 
 
@@ -87,7 +76,7 @@ async def grows(service, daemon):
     async with Load(service.port, "/sleep?s=0.05", clients=24) as load:
         wide = functools.partial(until, lambda: service.limit() >= 8, 60.0, "more go through")
         await asyncio.to_thread(wide)
-        memory = psutil.Process(daemon.pid).memory_info().rss
+        rss_mb = daemon.rss_mb()
     assert not load.failed, load.outcomes
     assert load.outcomes["ok"] > 100
-    assert memory < 48e6
+    assert rss_mb < 48

@@ -1,6 +1,7 @@
 """`preset` in a configuration: the common case in five lines, and what it stands for."""
 
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -10,6 +11,7 @@ from poolwright.core.errors import PolicyError
 from poolwright.core.policy import Mode
 from poolwright.engine.build import build_actuator, build_parts, build_sensor, unheeded
 from poolwright.engine.reload import restart_needed
+from poolwright.policy.bind import field_specs
 from poolwright.policy.config import load_config
 from poolwright.policy.library import shipped_policies
 from poolwright.policy.preset import PRESETS
@@ -56,6 +58,18 @@ def kinds(parts):
 
 def test_there_is_one_of_every_server():
     assert {kind for kind, _ in ALL} == set(PRESETS)
+
+
+@pytest.mark.parametrize("kind", PRESETS)
+def test_the_page_names_every_option(kind):
+    page = (Path(__file__).parents[2] / "docs/init.md").read_text().split("## Presets")[1]
+    (row,) = re.findall(rf"^\| {kind} \| (.*) \| .* \|$", page, re.MULTILINE)
+    named = set(re.findall(r"`(\w+)`", row))
+    fields = {spec.name for spec in field_specs(PRESETS[kind].options)}
+    assert named <= fields
+    assert fields - named <= {"pidfile", "cgroup"}  # said once for all that have processes
+    must = set(re.findall(r"`(\w+)`", row.split(" | ")[0]))
+    assert {spec.name for spec in field_specs(PRESETS[kind].options) if spec.required} <= must
 
 
 @pytest.mark.parametrize(("kind", "options"), ALL)

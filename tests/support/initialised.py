@@ -47,6 +47,11 @@ def init(pid, out, *words):
 
 def free_udp():
     """An address of loopback where nobody receives datagrams just now."""
+    return f"127.0.0.1:{free_udp_port()}"
+
+
+def free_udp_port():
+    """Its port."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+        return probe.getsockname()[1]
