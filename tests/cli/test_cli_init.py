@@ -311,6 +311,19 @@ def test_a_text_that_is_no_plain_scalar_is_quoted():
     assert "slo" not in policy_text(pool(preset=unseen), facts())
 
 
+def test_the_common_case_is_five_lines_without_what_is_default_anyway():
+    told = {"requests": "127.0.0.1:8126", "listen": ["127.0.0.1:8000"]}
+    found = pool(preset={"kind": "gunicorn", "pidfile": "/run/web/gunicorn.pid", **told})
+    lines = [line for line in config_text([found], "policies.d").splitlines() if line[0] != "#"]
+    assert lines == [
+        "version: 1",
+        "policies: policies.d",
+        "pools:",
+        "  - name: web",
+        '    preset: {kind: gunicorn, pidfile: /run/web/gunicorn.pid, listen: ["127.0.0.1:8000"]}',
+    ]
+
+
 def test_ini_files_of_all_kinds():
     text = '; c\n[a]\n# c\nx = 1 ; c\ny="q ; r"\n[b]\nno line\nx==2\n'
     assert sections(text) == {"a": {"x": "1", "y": "q ; r"}, "b": {"x": "=2"}}

@@ -3,12 +3,15 @@
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
+from poolwright.policy.bind import field_specs
+from poolwright.policy.preset import PRESETS
 from poolwright.policy.render import as_text, flow
 from poolwright.presets.bounds import bounds
 from poolwright.presets.facts import Facts
 from poolwright.presets.found import Advice, Found, printable
 
 _WIDTH = 96
+_PRESET_WIDTH = 120  # one line reads best, and a longer one is written key by key
 
 
 def config_text(pools: Sequence[Found], policies: str, *, full: bool = False) -> str:
@@ -55,12 +58,15 @@ def policy_text(found: Found, facts: Facts, *, full: bool = False) -> str:
 def _pool(found: Found) -> Iterator[str]:
     yield f"  - name: {found.name}"
     yield from _comments("needs: ", found.rights, indent=4)
-    line = f"    preset: {flow(found.preset)}"
-    if len(line) <= _WIDTH:
+    defaults = {spec.name: spec.default for spec in field_specs(PRESETS[found.kind].options)}
+    # A null that is written takes away what the server's version would tell.
+    told = {n: v for n, v in found.preset.items() if v is None or v != defaults.get(n)}
+    line = f"    preset: {flow(told)}"
+    if len(line) <= _PRESET_WIDTH:
         yield line
     else:
         yield "    preset:"
-        yield from (f"      {name}: {flow(told)}" for name, told in found.preset.items())
+        yield from (f"      {name}: {flow(value)}" for name, value in told.items())
     yield from _comments("to see more: ", found.better, indent=4)
 
 
