@@ -294,10 +294,10 @@ async def verified(certificates, tls, tmp_path, secret):
 async def test_plain_http_where_tls_is_wanted_and_the_other_way_round(tls):
     async with running() as api:
         with pytest.raises(PlantFault, match=rf"https://127\.0\.0\.1:{api.port}"):
-            await http(api, "https").read()
+            await http(api, "https", timeout=1.0).read()
     async with running(tls) as api:
         with pytest.raises(PlantFault, match=rf"http://127\.0\.0\.1:{api.port}"):
-            await http(api).read()
+            await http(api, timeout=1.0).read()
 
 
 async def test_file_reads_back_over_http(tmp_path):

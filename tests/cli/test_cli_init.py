@@ -12,6 +12,7 @@ from poolwright.presets.facts import Facts, Files, Process
 from poolwright.presets.found import Advice, Asked, Found, option, options
 from poolwright.presets.ini import sections
 from poolwright.presets.render import config_text, policy_text
+from poolwright.presets.units import Unit
 from poolwright.presets.write import put_in_place, refuse_existing
 
 MIB = 2**20
@@ -81,7 +82,7 @@ SEEN = {
 }
 
 
-@pytest.mark.parametrize("kind", PRESETS)
+@pytest.mark.parametrize("kind", SEEN)
 def test_each_server_is_found_by_its_own_preset_and_its_children_are_not(kind):
     for line in SEEN[kind]:
         seen = facts(process(10, line), process(11, line, ppid=10))
@@ -121,10 +122,9 @@ def test_gunicorn_of_a_configuration_file_and_the_environment():
     master = process(10, "gunicorn app:app", environ=environ)
     workers = [process(n, "gunicorn app:app", ppid=10, rss_bytes=30 * MIB) for n in (11, 12, 13)]
     found = only("gunicorn", facts(master, *workers, files=files))
-    assert found.actuator == {"kind": "gunicorn", "pidfile": "/srv/g.pid"}
+    told = {"statsd": "127.0.0.1:8125", "statsd_prefix": "shop"}
+    assert found.preset == {"kind": "gunicorn", "pidfile": "/srv/g.pid", **told}
     assert (found.level, found.worker_bytes) == (3, 30 * MIB)
-    assert found.sights[0].options["listen"] == "127.0.0.1:8125"
-    assert found.sights[0].options["prefix"] == "shop"
     assert "may not signal processes of www-data" in said(found.rights)
 
 
@@ -138,10 +138,10 @@ def test_a_pidfile_that_names_somebody_else_is_not_taken():
 def test_a_control_socket_counts_only_where_it_really_is():
     socket = "/home/w/.gunicorn/gunicorn.ctl"
     found = only("gunicorn", facts(process(10, "gunicorn a:b", unix=(socket,))))
-    assert found.actuator["control"] == socket
+    assert found.preset["control"] == socket
     for line in ("gunicorn --no-control-socket a:b", "gunicorn --control-socket /run/x a:b"):
         found = only("gunicorn", facts(process(10, line, unix=(socket,))))
-        assert "control" not in found.actuator
+        assert "control" not in found.preset
         assert found.missing
 
 
@@ -149,7 +149,7 @@ def test_a_statsd_that_somebody_else_receives_is_left_to_them():
     line = "gunicorn --statsd-host 127.0.0.1:8125 a:b"
     taken = facts(process(10, line), udp_ports=frozenset({8125, 8126}))
     found = only("gunicorn", taken)
-    assert found.sights[0].options == {"kind": "access_log", "listen": "127.0.0.1:8127"}
+    assert found.preset["requests"] == "127.0.0.1:8127"
     assert "leads to somebody else" in said(found.better)
 
 
@@ -157,7 +157,7 @@ def test_uwsgi_of_an_ini_file():
     text = "[uwsgi]\nmodule = shop.wsgi\nmaster_fifo = /run/f\nstats = :1717\nprocesses = 6\n"
     files = Recorded(**{"/srv/web.ini": text + "pidfile = /run/%n.pid\n"})
     found = only("uwsgi", facts(process(10, "uwsgi --ini web.ini"), files=files))
-    assert found.actuator == {"kind": "uwsgi", "fifo": "/run/f", "stats": "127.0.0.1:1717"}
+    assert found.preset == {"kind": "uwsgi", "fifo": "/run/f", "stats": "127.0.0.1:1717"}
     assert (found.most, found.missing) == (6, ())
     assert "--cheaper-algo manual" in said(found.better)
     lacks = only("uwsgi", facts(process(10, "uwsgi --http-socket :80")))
@@ -180,8 +180,7 @@ def test_every_pool_of_a_php_fpm():
     worker = process(11, ("php-fpm: pool b",), ppid=10, rss_bytes=20 * MIB)
     a, b = described("php_fpm", facts(master, worker, files=files))
     assert (a.name, a.level, a.worker_bytes, b.worker_bytes) == ("a", 5, 0, 20 * MIB)
-    assert a.sights[0].options["listen"] == "unix:/run/a.sock"
-    assert b.sights[0].options["listen"] == "127.0.0.1:9001"
+    assert (a.preset["status"], b.preset["status"]) == ("unix:/run/a.sock", "127.0.0.1:9001")
     assert "takes a worker" in said(a.better)
     assert "may not write /etc/fpm/pool.d" in said(a.rights)
 
@@ -204,8 +203,8 @@ def test_haproxy_backends_and_their_limits():
     files = Recorded(**{"/etc/h.cfg": text})
     seen = facts(process(10, "haproxy -W -f /etc/h.cfg"), files=files)
     app, odd = described("haproxy", seen)
-    assert app.actuator["socket"] == "/run/admin.sock"
-    assert (app.actuator["servers"], app.level, app.missing) == (["s1", "s2"], 10, ())
+    assert app.preset["socket"] == "/run/admin.sock"
+    assert (app.preset["servers"], app.level, app.missing) == (["s1", "s2"], 10, ())
     assert "do not all have one and the same maxconn" in said(odd.missing)
 
 
@@ -213,7 +212,7 @@ def test_pgbouncer_of_its_file():
     ini = "[pgbouncer]\nlisten_addr = *\nunix_socket_dir =\nadmin_users = a, b\nauth_type = trust\n"
     line = "/usr/sbin/pgbouncer -d p.ini"
     found = only("pgbouncer", facts(process(10, line), files=Recorded(**{"/srv/p.ini": ini})))
-    assert found.actuator == {"kind": "pgbouncer", "address": "127.0.0.1:6432", "user": "a"}
+    assert found.preset == {"kind": "pgbouncer", "address": "127.0.0.1:6432", "user": "a"}
     assert (found.level, found.missing) == (20, ())
     own = facts(process(10, line), files=Recorded(**{"/srv/p.ini": "[pgbouncer]\n"}))
     assert "admin_users = poolwright" in said(only("pgbouncer", own).missing)
@@ -221,25 +220,67 @@ def test_pgbouncer_of_its_file():
     assert "cannot read p.ini" in said(unread.missing)
 
 
+def unit(name, number, pid, cgroup=""):
+    return Unit(template=f"{name}@.service", number=number, pid=pid, cgroup=cgroup)
+
+
+def test_the_instances_of_a_systemd_template():
+    slice_ = r"/system.slice/system-my\x2dworker.slice"
+    units = (
+        unit("my-worker", 1, 10, f"{slice_}/my-worker@1.service"),
+        unit("my-worker", 3, 11, f"{slice_}/my-worker@3.service"),
+        unit("odd", 1, 20, "/odd.slice/odd@1.service"),
+        unit("late", 2, 30),  # the first is not there
+    )
+    main = [process(n, "/usr/bin/worker", rss_bytes=20 * MIB) for n in (10, 11, 20, 30)]
+    child = process(12, "/usr/bin/part", ppid=10, rss_bytes=10 * MIB)
+    count = "/sys/fs/cgroup{}/memory.current".format
+    files = Recorded(**{count(slice_): "1", count("/odd.slice"): "1"})
+    seen = facts(*main, child, units=units, files=files)
+    lacks, odd = described("systemd_units", seen)
+    assert "--access-log FILE" in said(lacks.missing)
+    found, _ = described("systemd_units", seen, access_log="/log")
+    told = {"kind": "systemd_units", "template": "my-worker@.service", "access_log": "/log"}
+    assert (found.preset, found.level, found.missing) == (told, 2, ())
+    assert (found.name, found.worker_bytes) == ("my-worker", 25 * MIB)
+    assert odd.preset["cgroup"] == "/odd.slice"
+    assert "50-poolwright-units.rules" in said(found.rights)
+    blind, _ = described("systemd_units", facts(*main, units=units), access_log="/log")
+    assert blind.preset["cgroup"] is None
+    assert "MemoryAccounting=yes" in said(blind.better)
+
+
+def test_a_server_in_an_instance_is_sized_by_itself():
+    units = (unit("web", 1, 10), unit("web", 2, 20))
+    seen = facts(process(10, "gunicorn a:b"), process(20, "gunicorn a:b"), units=units)
+    assert [f.kind for f in services(seen)] == ["gunicorn", "gunicorn"]
+    assert [f.kind for f in services(seen, kind="systemd_units")] == ["systemd_units"]
+
+
+def test_why_systemd_could_not_be_asked_is_said_to_who_asks_for_it():
+    with pytest.raises(PolicyError, match=r"no master .* \(/run/dbus: No such file\)"):
+        services(facts(no_units="/run/dbus: No such file"), kind="systemd_units")
+
+
 def test_celery_names_and_brokers():
     found = only("celery", facts(process(10, "celery -A x worker -n web@%n -c 3 -E")))
-    assert found.actuator["node"] == "web@db1"
-    assert (found.level, found.latency, found.name) == (3, True, "web")
+    assert found.preset["node"] == "web@db1"
+    assert (found.level, found.preset["events"], found.name) == (3, True, "web")
     assert "--broker redis://HOST" in said(found.missing)
     told = process(10, "celery -b redis://me:s3cret@r:6379/1 worker --autoscale 4,1")
     found = only("celery", facts(told))
-    assert found.actuator["broker"] == "redis://me@r:6379/1"
-    assert found.actuator["node"] == "celery@db1.example.org"
+    assert found.preset["broker"] == "redis://me@r:6379/1"
+    assert found.preset["node"] == "celery@db1.example.org"
     assert "s3cret" not in repr(found)
     asked = only("celery", facts(told), broker="redis://r/1?password=s3cret")
-    assert asked.actuator["broker"] == "redis://r/1"
+    assert asked.preset["broker"] == "redis://r/1"
     assert "--password-file FILE" in said(found.missing)
     assert "without --autoscale" in said(found.missing)
 
 
 def pool(**more):
-    base = {"kind": "gunicorn", "pid": 10, "name": "web", "knob": "workers", "level": 4}
-    return Found(**{**base, "actuator": {"kind": "gunicorn", "pidfile": "/run/g.pid"}, **more})
+    base = {"pid": 10, "name": "web", "level": 4}
+    return Found(**{**base, "preset": {"kind": "gunicorn", "pidfile": "/run/g.pid"}, **more})
 
 
 @pytest.mark.parametrize(
@@ -263,10 +304,24 @@ def test_bounds_are_the_least_of_what_limits_them(level, worker, most, expected)
 
 def test_a_text_that_is_no_plain_scalar_is_quoted():
     odd = {"kind": "gunicorn", "pidfile": "/run/a b: {x}#.pid", "pool": "no", "listen": ["1:2"]}
-    text = config_text([pool(actuator=odd, better=(Advice(what="w " * 80, add="x " * 80),))], "p")
+    text = config_text([pool(preset=odd, better=(Advice(what="w " * 80, add="x " * 80),))], "p")
     assert 'pidfile: "/run/a b: {x}#.pid", pool: "no", listen: ["1:2"]' in text
     assert f"#   {'x ' * 80}\n" in text
-    assert "slo" not in policy_text(pool(), facts())
+    unseen = {"kind": "pgbouncer", "address": "127.0.0.1:6432"}
+    assert "slo" not in policy_text(pool(preset=unseen), facts())
+
+
+def test_the_common_case_is_five_lines_without_what_is_default_anyway():
+    told = {"requests": "127.0.0.1:8126", "listen": ["127.0.0.1:8000"]}
+    found = pool(preset={"kind": "gunicorn", "pidfile": "/run/web/gunicorn.pid", **told})
+    lines = [line for line in config_text([found], "policies.d").splitlines() if line[0] != "#"]
+    assert lines == [
+        "version: 1",
+        "policies: policies.d",
+        "pools:",
+        "  - name: web",
+        '    preset: {kind: gunicorn, pidfile: /run/web/gunicorn.pid, listen: ["127.0.0.1:8000"]}',
+    ]
 
 
 def test_ini_files_of_all_kinds():
@@ -310,8 +365,8 @@ def test_the_person_is_asked_which(capsys):
 
 
 def services(seen, **asked):
-    words = {name.replace("-", "_"): "" for name, _, _ in init._OPERATORS_WORD} | asked
-    return init._services(seen, SimpleNamespace(kind=None, pid=None, **words))
+    words = {name.replace("-", "_"): "" for name, _, _ in init._OPERATORS_WORD}
+    return init._services(seen, SimpleNamespace(**{"kind": None, "pid": None, **words, **asked}))
 
 
 def test_one_name_is_for_one_service():
@@ -324,7 +379,7 @@ def test_a_pidfile_says_which_service_is_meant():
     masters = process(10, "gunicorn a:b"), process(20, "gunicorn c:d")
     seen = facts(*masters, files=Recorded(**{"/run/c.pid": "20\n", "/run/d.pid": "30"}))
     (found,) = services(seen, pidfile="/run/c.pid")
-    assert (found.pid, found.actuator["pidfile"]) == (20, "/run/c.pid")
+    assert (found.pid, found.preset["pidfile"]) == (20, "/run/c.pid")
     with pytest.raises(PolicyError, match=r"--pidfile /run/d.pid names no master process of"):
         services(seen, pidfile="/run/d.pid")
 
@@ -339,12 +394,12 @@ def test_a_name_chooses_among_the_pools_of_one_server():
     text = "backend app\nserver s 127.0.0.1:1 maxconn 3\nbackend b\nserver s 127.0.0.1:1\n"
     files = Recorded(**{"/h": text})
     (found,) = services(facts(process(10, "haproxy -f /h"), files=files), pool="app")
-    assert found.actuator["backend"] == "app"
+    assert found.preset["backend"] == "app"
 
 
 def test_each_service_reports_to_a_port_of_its_own():
     seen = facts(process(10, "gunicorn a:b"), process(20, "gunicorn c:d"))
-    told = [found.sights[0].options["listen"] for found in services(seen)]
+    told = [found.preset["requests"] for found in services(seen)]
     assert told == ["127.0.0.1:8126", "127.0.0.1:8127"]
 
 

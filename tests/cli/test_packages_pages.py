@@ -97,7 +97,7 @@ FISH = "source {file}; complete -C 'poolwright ro'; complete -C 'poolwright sche
 def test_completion_in_a_real_bash(shared):
     file = shared / "bash-completion/completions/poolwright"
     done = shell("bash", "--norc", "-c", BASH.format(file=file))
-    assert done.splitlines() == ["rollback", "config policy", "--for"]
+    assert done.splitlines() == ["rollback", "config policy explanation", "--for"]
 
 
 def test_completion_in_a_real_zsh(shared):
@@ -112,7 +112,8 @@ def test_completion_in_a_real_zsh(shared):
 def test_completion_in_a_real_fish(shared):
     file = shared / "fish/vendor_completions.d/poolwright.fish"
     said = shell("fish", "--no-config", "-c", FISH.format(file=file))
-    assert [line.split("\t")[0] for line in said.splitlines()] == ["rollback", "config", "policy"]
+    found = [line.split("\t")[0] for line in said.splitlines()]
+    assert found == ["rollback", "config", "policy", "explanation"]
 
 
 def shell(name, *words):

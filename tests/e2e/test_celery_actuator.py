@@ -14,6 +14,7 @@ import pytest
 from celery_service import CeleryService, RedisServer, services
 from gunicorn_service import until
 from server_table import Row, note
+from service_process import until_read
 
 from poolwright.actuators.celery import Celery
 from poolwright.core.errors import PlantFault
@@ -60,19 +61,6 @@ async def moved(made, workers):
     outcome = await made.apply(setting(workers=workers), 1)
     assert outcome.status is ActuationStatus.APPLIED, outcome.detail
     return outcome.took_s
-
-
-async def until_read(made, wanted, within_s=20.0):
-    """Read until `wanted(applied)`; a fault in between is a tick without a read-back."""
-    end = time.monotonic() + within_s
-    while True:
-        seen = None
-        with contextlib.suppress(PlantFault):
-            seen = await made.read()
-            if wanted(seen):
-                return seen
-        assert time.monotonic() < end, seen
-        await asyncio.sleep(0.1)
 
 
 @pytest.mark.parametrize("acks", ["early", "late"])

@@ -1,15 +1,16 @@
 """The whole daemon against a real gunicorn: moves, crashes, reloads, other hands, bad starts."""
 
-import json
 import signal
 import socket
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 
 import pytest
+import running_daemon
 from gunicorn_service import http_get, until
+from initialised import free_udp_port
+from running_daemon import WITHIN_S, command_line
 
 from poolwright.journal.query import JournalReader
 
@@ -28,13 +29,7 @@ explore: {{window: 4s, warmup: 2}}
 exit: {exit}
 cadence: 200ms
 """
-CONFIG = """\
-version: 1
-listen: 127.0.0.1:{http}
-control: {folder}/control.sock
-journal: {folder}/journal.db
-policies: {folder}/policies.d
-pools:
+POOL = """\
   - name: web
     policy: mine
     actuator: {{kind: gunicorn, pidfile: {pidfile}}}
@@ -46,72 +41,25 @@ pools:
       - {{kind: power}}
 """
 ASK = "import urllib.request as u; u.urlopen('http://127.0.0.1:{port}/sleep?s=4', timeout=30)"
-WITHIN_S = 20.0
 
 
-def free_port(kind=socket.SOCK_STREAM):
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Daemon:
-    """`poolwright run` over one gunicorn, in a folder of its own.
+class Daemon(running_daemon.Daemon):
+    """Over one gunicorn.
 
     `syslog`: the port to which the gunicorn was told to send its access log; 0: it sends none.
     """
 
     def __init__(self, folder, service, *, syslog=0, **policy):
-        self.folder = Path(folder)
-        self.folder.mkdir(exist_ok=True)
-        (self.folder / "policies.d").mkdir(exist_ok=True)
-        self.http, self.syslog = free_port(), syslog or free_port(socket.SOCK_DGRAM)
-        self.service = service
-        self.process = None
-        self.journal = self.folder / "journal.db"
-        self.config = self.folder / "poolwright.yaml"
-        self.write_policy(**policy)
-        self.config.write_text(
-            CONFIG.format(
-                http=self.http, folder=self.folder, pidfile=service.pidfile, syslog=self.syslog
-            )
-        )
+        self.syslog = syslog or free_udp_port()
+        pool = POOL.format(pidfile=service.pidfile, syslog=self.syslog)
+        super().__init__(folder, pool, policy_text(**policy))
 
-    def write_policy(self, *, mode="auto", low=1, high=16, stopping="keep"):
-        text = POLICY.format(mode=mode, low=low, high=high, exit=stopping)
-        (self.folder / "policies.d" / "mine.yaml").write_text(text)
+    def write_policy(self, **policy):
+        self.set_policy(policy_text(**policy))
 
-    def start(self):
-        self.log = self.folder / "log"
-        self.told = self.log.stat().st_size if self.log.exists() else 0
-        with self.log.open("ab") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "poolwright", "run", "--config", str(self.config)],
-                stderr=out,
-                stdout=out,
-            )
-        until(lambda: self.said("ready:"), WITHIN_S, "the daemon is ready")
-        return self
 
-    def said(self, text):
-        assert self.process.poll() is None, self.log.read_text()
-        return text in self.log.read_text()[self.told :]
-
-    def pools(self):
-        url = f"http://127.0.0.1:{self.http}/api/v1/status"
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return json.load(answer)["pools"]
-
-    def status(self):
-        return self.pools()[0]
-
-    def until(self, what, words):
-        return until(lambda: what(self.status()), WITHIN_S, words)
-
-    def stop(self):
-        if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
-            assert self.process.wait(5) == 0, self.log.read_text()
+def policy_text(*, mode="auto", low=1, high=16, stopping="keep"):
+    return POLICY.format(mode=mode, low=low, high=high, exit=stopping)
 
 
 def workers(service):
@@ -128,24 +76,12 @@ def daemon_of(tmp_path):
 
     yield make
     for daemon in made:
-        if daemon.process is not None and daemon.process.poll() is None:
-            daemon.process.kill()
-            daemon.process.wait()
+        daemon.kill()
 
 
 @pytest.fixture
 def service(gunicorn_service):
     return gunicorn_service(workers=3)
-
-
-def command_line(*words):
-    return subprocess.run(
-        [sys.executable, "-m", "poolwright", *map(str, words)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
 
 
 def test_it_moves_within_bounds_and_the_run_replays(service, daemon_of):

@@ -2,10 +2,8 @@
 
 import asyncio
 import json
-import sys
 import threading
 import time
-import urllib.request
 from collections import Counter
 
 import pg8000.native
@@ -14,7 +12,8 @@ from gunicorn_service import Load, until
 from pgbouncer_service import PgBouncerService
 from php_fpm_service import PhpFpmService
 from prometheus_client import CollectorRegistry, Histogram, start_http_server
-from started import Started, free_port
+from running_daemon import Daemon
+from started import free_port
 
 pytestmark = pytest.mark.e2e
 
@@ -28,13 +27,7 @@ objective: {{latency_p99: 1.0}}
 explore: {{window: 4s, warmup: 2}}
 cadence: 200ms
 """
-_CONFIG = """\
-version: 1
-listen: 127.0.0.1:{http}
-control: {folder}/control.sock
-journal: {folder}/journal.db
-policies: {folder}/policies.d
-pools:
+_POOL = """\
   - name: mine
     policy: mine
     actuator: {actuator}
@@ -49,31 +42,16 @@ def daemon(tmp_path):
     started = []
 
     def start(knob, actuator, sensors):
-        http = free_port()
-        (tmp_path / "policies.d").mkdir()
-        (tmp_path / "policies.d" / "mine.yaml").write_text(_POLICY.format(knob=knob))
-        config = tmp_path / "poolwright.yaml"
         listed = "".join(f"      - {json.dumps(one)}\n" for one in [*sensors, {"kind": "host"}])
-        config.write_text(
-            _CONFIG.format(http=http, folder=tmp_path, actuator=json.dumps(actuator)) + listed
-        )
-        argv = (sys.executable, "-m", "poolwright", "run", "--config", str(config))
-        process = Started(argv, tmp_path, lambda: "ready:" in process.log.read_text())
-        started.append(process.start())
-
-        def status():
-            assert process.process.poll() is None, process.log.read_text()
-            url = f"http://127.0.0.1:{http}/api/v1/status"
-            with urllib.request.urlopen(url, timeout=5) as answer:
-                return json.load(answer)["pools"][0]
-
-        return status
+        pool = _POOL.format(actuator=json.dumps(actuator)) + listed
+        made = Daemon(tmp_path / "daemon", pool, _POLICY.format(knob=knob))
+        started.append(made)
+        return made.start().status
 
     yield start
-    for process in started:
-        process.stop()
-        print(process.log.read_text())
-        assert process.process.returncode == 0
+    for daemon in started:
+        print(daemon.log.read_text())
+        daemon.stop()
 
 
 class Application:

@@ -4,15 +4,11 @@ through its file, seen through nginx's log, with a pool of Prometheus' own besid
 
 import asyncio
 import re
-import subprocess
-import sys
-import urllib.request
-from pathlib import Path
 
 import pytest
 from generic_services import Nginx, PhpFpm, Prometheus
-from gunicorn_service import Load, until
-from started import free_port
+from gunicorn_service import Load
+from running_daemon import WITHIN_S, Daemon
 
 pytestmark = pytest.mark.e2e
 
@@ -29,13 +25,7 @@ explore: {{window: 4s, warmup: 2}}
 exit: keep
 cadence: 500ms
 """
-CONFIG = """\
-version: 1
-listen: 127.0.0.1:{http}
-control: {folder}/control.sock
-journal: {folder}/journal.db
-policies: {folder}/policies.d
-pools:
+POOL = """\
   - name: php
     policy: mine
     actuator:
@@ -54,14 +44,13 @@ pools:
         queries: {{queue_length: "max(up) - 1"}}
         newest: max(timestamp(up))
 """
-WITHIN_S = 60.0
 
 
 class Stand:
     """The servers, the daemon, and what it says."""
 
     def __init__(self, folder):
-        for name in ("fpm", "nginx", "prometheus", "policies.d"):
+        for name in ("fpm", "nginx", "prometheus"):
             (folder / name).mkdir()
         self.folder = folder
         self.fpm = PhpFpm(folder / "fpm")
@@ -75,38 +64,22 @@ class Stand:
             http="log_format mine '$status $upstream_response_time';",
         )
         self.prometheus = Prometheus(folder / "prometheus")
-        self.http = free_port()
-        (folder / "policies.d" / "mine.yaml").write_text(POLICY.format(mode="auto", low=4))
-        self.config = folder / "poolwright.yaml"
-        self.config.write_text(CONFIG.format(**vars(self)))
-        self.daemon = None
+        policy = POLICY.format(mode="auto", low=4)
+        self.daemon = Daemon(folder / "daemon", POOL.format(**vars(self)), policy)
 
     def start(self):
         for one in (self.fpm, self.nginx, self.prometheus):
             one.server.start()
-        out = (self.folder / "daemon.log").open("w")
-        argv = [sys.executable, "-m", "poolwright", "run", "--config", str(self.config)]
-        with out:
-            self.daemon = subprocess.Popen(argv, stdout=out, stderr=out)
+        self.daemon.start()
 
     def stop(self):
-        if self.daemon is not None:
-            self.daemon.kill()
-            self.daemon.wait()
+        self.daemon.kill()
         for one in (self.fpm, self.nginx, self.prometheus):
             one.server.kill()
 
-    def said(self):
-        assert self.daemon.poll() is None, (self.folder / "daemon.log").read_text()
-        return (self.folder / "daemon.log").read_text()
-
-    def metrics(self):
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.http}/metrics", timeout=5) as answer:
-            return answer.read().decode()
-
     def sees_all(self):
         """Whether every sensor gives good readings, and of latency what clients really wait."""
-        text = self.metrics()
+        text = self.daemon.get("/metrics")
         good = re.findall(
             r'^poolwright_sensor_success\{.*sensor="(\w+).*\} 1\.0$', text, re.MULTILINE
         )
@@ -115,10 +88,6 @@ class Stand:
         )
         kinds = {"access_log", "host", "process_tree", "promql"}
         return kinds == set(good) and median is not None and 0.02 < float(median[1]) < 5.0
-
-    def rss_mb(self):
-        status = Path(f"/proc/{self.daemon.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
 
 
 @pytest.fixture
@@ -129,17 +98,16 @@ def stand(tmp_path):
 
 
 async def test_the_daemon_moves_what_it_has_no_adapter_for(stand):
-    stand.start()
-    until(lambda: "ready:" in stand.said(), WITHIN_S, "the daemon is ready")
+    await asyncio.to_thread(stand.start)
     async with Load(stand.nginx.port, "/?s=0.02", clients=6) as load:
         end = asyncio.get_running_loop().time() + WITHIN_S
         while stand.fpm.processes() != 4:  # the policy's lower bound
-            assert asyncio.get_running_loop().time() < end, stand.said()
+            assert asyncio.get_running_loop().time() < end, stand.daemon.log.read_text()
             await asyncio.sleep(0.1)
         while not stand.sees_all():
-            assert asyncio.get_running_loop().time() < end, stand.metrics()
+            assert asyncio.get_running_loop().time() < end, stand.daemon.get("/metrics")
             await asyncio.sleep(0.2)
-        rss_mb = stand.rss_mb()
+        rss_mb = stand.daemon.rss_mb()
     print(f"requests {load.outcomes}; RSS of the daemon {rss_mb:.1f} MB")
     assert not load.failed, load.outcomes
     assert "pm.max_children = 4 ; as the load needs\n" in stand.fpm.config.read_text()

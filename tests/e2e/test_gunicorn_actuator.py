@@ -1,7 +1,6 @@
 """The gunicorn actuator on real gunicorns, under real clients. Nothing here may fail a request."""
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
@@ -15,6 +14,7 @@ import gunicorn
 import pytest
 from gunicorn_service import Load, until
 from server_table import Row, note
+from service_process import until_read
 
 from poolwright.actuators.gunicorn import Gunicorn
 from poolwright.core.errors import PlantFault
@@ -41,19 +41,6 @@ def actuator(service, way="both", **options):
 
 async def level(made):
     return (await made.read()).setting["workers"]
-
-
-async def until_read(made, wanted, within_s=3.0):
-    """Read until `wanted(applied)`; a fault in between is a tick without a read-back."""
-    end = time.monotonic() + within_s
-    while True:
-        seen = None
-        with contextlib.suppress(PlantFault):
-            seen = await made.read()
-            if wanted(seen):
-                return seen
-        assert time.monotonic() < end, seen
-        await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize("way", _WAYS)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from gunicorn_service import GunicornService
-from initialised import free_udp, init, poolwright
+from initialised import at_a_terminal, free_udp, init, poolwright
 
 from poolwright.sensors.access_log import gunicorn_flags
 
@@ -37,7 +37,10 @@ def test_writes_what_check_finds_right_once(tmp_path):
         config = (out / "poolwright.yaml").read_text()
         assert f"pidfile: {service.pidfile}" in config
         assert f"control: {service.control}" in config
-        assert f'listen: "{listen}"' in config
+        assert f'requests: "{listen}"' in config
+        lines = [line for line in config.splitlines() if line and line.lstrip()[0] != "#"]
+        assert lines[:3] == ["version: 1", "policies: policies.d", "pools:"]
+        assert [line.split()[0] for line in lines[3:]][:2] == ["-", "preset:"]
 
         probed = poolwright("check", "--probe", out / "poolwright.yaml")
         assert probed.returncode == 0, probed.stdout + probed.stderr
@@ -149,26 +152,44 @@ def test_a_user_who_may_not_signal_is_told_what_would_allow_it():
             assert "this user (nobody) may not signal processes of root" in done.stdout
             mine, roots = out / "poolwright.yaml", Path(folder) / "first/poolwright.yaml"
             assert "CAP_KILL" in mine.read_text()
-            assert "listen_queue" not in mine.read_text()
+            assert "listen: " not in mine.read_text()
             assert f'listen: ["127.0.0.1:{service.port}"]' in roots.read_text()
 
 
 def test_at_a_terminal_it_asks(tmp_path):
     out = tmp_path / "etc"
     with GunicornService(tmp_path) as service:
-        words = [sys.executable, "-m", "poolwright", "init", "--pid", str(service.pid)]
-        for answer, status in ((b"n\n", 2), (b"\n", 0)):
-            ours, theirs = pty.openpty()
-            with os.fdopen(ours, "wb", buffering=0) as terminal, os.fdopen(theirs) as inner:
-                terminal.write(answer)
-                done = subprocess.run(
-                    [*words, "--out", out],
-                    stdin=inner,
-                    capture_output=True,
-                    text=True,
-                    check=False,
-                    timeout=120,
-                )
-            assert "Write a configuration for gunicorn sleeping-app" in done.stdout
-            assert done.returncode == status, done.stderr
+        for answer, status in (("n\n", 2), ("\n", 0)):
+            said, code = at_a_terminal(answer, "init", "--pid", service.pid, "--out", out)
+            assert "Write a configuration for gunicorn sleeping-app" in said
+            assert code == status, said
             assert out.exists() == (status == 0)
+
+
+def test_at_a_terminal_it_asks_for_the_flag_that_is_missing(tmp_path):
+    pidfile = tmp_path / "own.pid"
+    with GunicornService(tmp_path, pidfile=False, control=False) as service:
+        pidfile.write_text(f"{service.pid}\n")
+        words = ("init", "--pid", service.pid, "--out", tmp_path / "etc")
+        said, code = at_a_terminal(f"{pidfile}\n\n", *words)
+        assert "--pidfile (gunicorn sleeping-app" in said
+        assert code == 0, said
+        assert f"pidfile: {pidfile}" in (tmp_path / "etc/poolwright.yaml").read_text()
+
+
+def test_without_a_terminal_on_both_sides_it_never_waits(tmp_path):
+    out = tmp_path / "etc"
+    with GunicornService(tmp_path) as service:
+        words = [sys.executable, "-m", "poolwright", "init", "--pid", str(service.pid)]
+        ours, theirs = pty.openpty()  # nothing is ever written to it
+        with os.fdopen(ours), os.fdopen(theirs) as inner:
+            done = subprocess.run(
+                [*words, "--out", out],
+                stdin=inner,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=120,
+            )
+        assert (done.returncode, out.exists()) == (2, False)
+        assert "--yes writes it" in done.stderr

@@ -55,7 +55,7 @@ def test_uwsgi_that_reports_its_requests(tmp_path):
     ) as service:
         _, policy = accepted(service.pid, tmp_path / "etc")
         assert "latency_p99: {below: 250ms" in policy
-        assert f'listen: "{listen}"' in (tmp_path / "etc/poolwright.yaml").read_text()
+        assert f'requests: "{listen}"' in (tmp_path / "etc/poolwright.yaml").read_text()
 
 
 def test_php_fpm_behind_nginx(tmp_path):
@@ -72,10 +72,12 @@ def test_php_fpm_behind_nginx(tmp_path):
 
 def test_php_fpm_whose_reload_would_cut_requests_off(tmp_path):
     with PhpFpmService(grace=None, nginx=False) as service:
-        said, policy = accepted(service.fpm.pid, tmp_path / "etc")
+        said, _ = accepted(service.fpm.pid, tmp_path / "etc")
         assert "process_control_timeout = 10s" in said
         assert "--access-log FILE" in said
-        assert "objective: {throughput: 1.0" in policy
+        effective = poolwright("check", "--effective", tmp_path / "etc/poolwright.yaml").stdout
+        assert "throughput: 1.0 " in effective
+        assert "latency_p99" not in effective
 
 
 def test_haproxy(tmp_path):
@@ -83,7 +85,9 @@ def test_haproxy(tmp_path):
         _, policy = accepted(service.haproxy.pid, tmp_path / "etc")
         assert "  maxconn: {min: 2, max: 24," in policy
         config = (tmp_path / "etc/poolwright.yaml").read_text()
-        assert f"socket: {service.admin}, backend: app, servers: [" in config
+        assert f"socket: {service.admin}, backend: app, servers: [" in config.replace(
+            "\n     ", ","
+        )
 
 
 def test_haproxy_without_a_limit(tmp_path):

@@ -6,7 +6,8 @@ import pwd
 
 import pytest
 from gunicorn_service import http_get, until
-from test_daemon import WITHIN_S, command_line, daemon_of, service, workers
+from running_daemon import WITHIN_S, command_line
+from test_daemon import daemon_of, service, workers
 
 from poolwright.core.model import CommandKind
 from poolwright.journal.query import JournalReader

@@ -4,12 +4,12 @@ next tick, a broken one changes nothing and is shown wherever people look.
 
 import json
 import signal
-import urllib.request
 from pathlib import Path
 
 import pytest
 from gunicorn_service import http_get, until
-from test_daemon import WITHIN_S, command_line, daemon_of, service, workers
+from running_daemon import WITHIN_S, command_line
+from test_daemon import daemon_of, service, workers
 
 from poolwright.journal.query import JournalReader
 
@@ -18,10 +18,7 @@ __all__ = ["daemon_of", "service"]  # fixtures
 
 
 def snapshot(daemon):
-    with urllib.request.urlopen(
-        f"http://127.0.0.1:{daemon.http}/api/v1/status", timeout=5
-    ) as answer:
-        return json.load(answer)
+    return json.loads(daemon.get("/api/v1/status"))
 
 
 def reloads(daemon):

@@ -1,6 +1,5 @@
 """A daemon that is started with what another host has learned, beside a real gunicorn."""
 
-import socket
 import sys
 from pathlib import Path
 
@@ -10,7 +9,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import snapshots as make
 from gunicorn_service import until
-from test_daemon import daemon_of, free_port
+from initialised import free_udp_port
+from test_daemon import daemon_of
 
 from poolwright.core.model import Evidence
 from poolwright.journal.prior import encode_prior
@@ -26,7 +26,7 @@ THERE = tuple(Evidence(observation=make.observation(level, 0.2)) for level in (4
 def test_the_run_begins_with_the_prior_and_nothing_of_it_counts_as_seen(
     gunicorn_service, daemon_of
 ):
-    syslog = free_port(socket.SOCK_DGRAM)
+    syslog = free_udp_port()
     served = gunicorn_service(workers=3, flags=gunicorn_flags(f"127.0.0.1:{syslog}"))
     daemon = daemon_of(served, "one", syslog=syslog)
     prior = daemon.folder / "web.prior.json"

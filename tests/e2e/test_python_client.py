@@ -14,6 +14,7 @@ import pytest
 from client_service import AsgiService, WsgiService, die_with_parent
 from gunicorn_service import Load, http_get, until
 from server_table import Row, note
+from service_process import until_read
 
 from poolwright.actuators.python import Python
 from poolwright.core.errors import PlantFault
@@ -45,20 +46,6 @@ async def moved(made, workers):
     outcome = await made.apply(setting(workers=workers), 1)
     assert outcome.status is ActuationStatus.APPLIED, outcome.detail
     return outcome
-
-
-async def until_read(made, wanted, within_s=15.0):
-    """Read until `wanted(applied)`; a fault in between is a tick without a read-back."""
-    end, seen = time.monotonic() + within_s, None
-    while True:
-        try:
-            seen = await made.read()
-            if wanted(seen):
-                return seen
-        except PlantFault as fault:
-            seen = fault
-        assert time.monotonic() < end, seen
-        await asyncio.sleep(0.05)
 
 
 async def readings(made):

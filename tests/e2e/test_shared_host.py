@@ -2,7 +2,6 @@
 daemons, and one budget of memory between pools.
 """
 
-import socket
 import subprocess
 import sys
 import time
@@ -11,7 +10,9 @@ from itertools import pairwise, product
 import psutil
 import pytest
 from gunicorn_service import until
-from test_daemon import CONFIG, command_line, daemon_of, free_port, workers
+from initialised import free_udp_port
+from running_daemon import command_line
+from test_daemon import POOL, daemon_of, workers
 
 from poolwright.journal.query import JournalReader
 from poolwright.sensors.access_log import gunicorn_flags
@@ -43,7 +44,7 @@ def eager(gunicorn_service, daemon_of):
     loads = []
 
     def start(name, more):
-        syslog = free_port(socket.SOCK_DGRAM)
+        syslog = free_udp_port()
         served = gunicorn_service(workers=3, flags=gunicorn_flags(f"127.0.0.1:{syslog}"))
         address = f"http://127.0.0.1:{served.port}/sleep?s=0.03"
         command = (sys.executable, "-m", "poolwright.demo.loadgen", "--url", address)
@@ -53,7 +54,7 @@ def eager(gunicorn_service, daemon_of):
             )
         )
         daemon = daemon_of(served, name, syslog=syslog)
-        (daemon.folder / "policies.d" / "mine.yaml").write_text(EAGER)
+        daemon.set_policy(EAGER)
         daemon.config.write_text(daemon.config.read_text() + more)
         return daemon.start()
 
@@ -156,14 +157,12 @@ def memory_bytes(services):
 
 def together(daemon, services, most):
     """Let one daemon size both services, with one budget."""
-    head, pool = CONFIG.split("pools:\n")
-    text = head.format(http=daemon.http, folder=daemon.folder)
-    text += f"budget: {{memory: {most}B}}\npools:\n"
+    text = ""
     for name, served in zip(("web", "api"), services, strict=True):
-        syslog = free_port(socket.SOCK_DGRAM)
-        named = pool.replace("name: web", f"name: {name}")
+        syslog = free_udp_port()
+        named = POOL.replace("name: web", f"name: {name}")
         text += named.format(pidfile=served.pidfile, syslog=syslog)
-    daemon.config.write_text(text)
+    daemon.write(text, f"budget: {{memory: {most}B}}\n")
     return daemon.start()
 
 

@@ -4,11 +4,11 @@ import asyncio
 import json
 import re
 import statistics
-import time
 
 import pytest
 import units_machine
 from server_table import Row, note
+from service_process import until_read
 from units_machine import Broker, active
 
 from poolwright.actuators.systemd_units import SystemdUnits
@@ -40,20 +40,6 @@ def units(machine):
     yield make
     for one in made:
         asyncio.run(one.close())
-
-
-async def until_read(made, wanted, within_s=8.0):
-    """Read until `wanted(applied)`; a fault in between is a tick without a read-back."""
-    end, seen = time.monotonic() + within_s, None
-    while True:
-        try:
-            seen = await made.read()
-            if wanted(seen):
-                return seen
-        except PlantFault as fault:
-            seen = fault
-        assert time.monotonic() < end, seen
-        await asyncio.sleep(0.02)
 
 
 async def moved(made, workers, tick=1):

@@ -137,7 +137,7 @@ async def test_what_cannot_be_watched_is_looked_at(policies, monkeypatch, caplog
     def refuses(*_args, **_options):
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("watchfiles.awatch", refuses)
+    monkeypatch.setattr("watchfiles.watch", refuses)
     monkeypatch.setattr("poolwright.engine.watch._LOOK_S", 0.001)
     async with Watched(policies) as watched:
         in_place(policies / "mine.yaml")

@@ -169,7 +169,7 @@ def test_a_seed_plays_the_same_twice():
 # Which seed catches it is a matter of chance: the one that is known to goes first.
 MUTANTS = {
     "probes without asking the budgets": (learning, "_refused", lambda state, tick: None, 4),
-    "a breaching probe is kept": (reflexes, "_way_back", lambda state, reason, safe: None, 6),
+    "a breaching probe is kept": (reflexes, "_way_back", lambda state, reason, safe: None, 14),
     "a frozen level moves": (reflexes, "held", lambda state, tick: None, 6),
 }
 

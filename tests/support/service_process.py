@@ -80,15 +80,16 @@ def starter(kind, tmp_path):
         service.kill()
 
 
-async def until_read(made, wanted, within_s=10.0):
+async def until_read(made, wanted, within_s=20.0):
     """Read until `wanted(applied)`; a fault in between is a tick without a read-back."""
-    end = time.monotonic() + within_s
+    end, seen = time.monotonic() + within_s, None
     while True:
-        seen = None
-        with contextlib.suppress(PlantFault):
+        try:
             seen = await made.read()
             if wanted(seen):
                 return seen
+        except PlantFault as fault:
+            seen = fault
         assert time.monotonic() < end, seen
         await asyncio.sleep(0.05)
 

@@ -11,8 +11,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from poolwright.actuators.outcome import Refusal, outcome
 from poolwright.core.errors import PlantFault, PolicyError
-from poolwright.core.model import Actuation, ActuationStatus, Applied, Setting
+from poolwright.core.model import Actuation, Applied, Setting
 
 LEVEL, KNOB = "{level}", "{knob}"  # what stands for them in what a person configures
 UNTOLD = "untold"  # the epoch of a plant that does not tell whether it is still the same
@@ -20,10 +21,6 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _POLL_S = 0.02
 _POLL_MOST_S = 0.5
-
-
-class Refusal(Exception):
-    """What was asked for may not be done; the message says what to do about it."""
 
 
 class Absolute(ABC):
@@ -61,22 +58,8 @@ class Absolute(ABC):
         Failed when the plant does not say so within the time, or is another one than at the
         beginning. Refused below one, and where it is not allowed.
         """
-        began = time.perf_counter()
-        status, detail = ActuationStatus.FAILED, ""
         async with self._lock:
-            try:
-                await self._move(wanted)
-                status = ActuationStatus.APPLIED
-            except Refusal as refusal:
-                status, detail = ActuationStatus.REFUSED, f"{self.endpoint}: {refusal}"
-            except PlantFault as fault:
-                detail = f"{self.endpoint}: {fault}"
-        return Actuation(
-            decision_tick=decision_tick,
-            status=status,
-            took_s=time.perf_counter() - began,
-            detail=detail,
-        )
+            return await outcome(self.endpoint, decision_tick, self._move(wanted))
 
     async def close(self) -> None:  # noqa: B027  for those who keep something
         """Nothing is kept open."""

@@ -19,15 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from poolwright.actuators.absolute import (
-    KNOB,
-    UNTOLD,
-    Absolute,
-    Refusal,
-    check_templates,
-    level_of,
-    names,
-)
+from poolwright.actuators.absolute import KNOB, UNTOLD, Absolute, check_templates, level_of, names
+from poolwright.actuators.outcome import Refusal
 from poolwright.actuators.replace_file import read_file, replaced
 from poolwright.actuators.run import Program
 from poolwright.actuators.signalled import Signalled

@@ -21,8 +21,9 @@ from dataclasses import dataclass, field, replace
 from poolwright.actuators.gunicorn_control import Control, ControlDenied, ControlSilent, Stats
 from poolwright.actuators.gunicorn_proc import Proc, Worker, read_pidfile
 from poolwright.actuators.gunicorn_watch import Scene, View, Watch
+from poolwright.actuators.outcome import Refusal, outcome
 from poolwright.core.errors import PlantFault, PolicyError
-from poolwright.core.model import Actuation, ActuationStatus, Applied, Setting, setting
+from poolwright.core.model import Actuation, Applied, Setting, setting
 from poolwright.core.units import PathText, Seconds
 
 _KNOB = "workers"
@@ -39,10 +40,6 @@ _ALLOW = (
     "to allow it, give poolwright CAP_KILL or gunicorn's user, or name a control socket that it "
     "may write (gunicorn --control-socket PATH --control-socket-mode 0660, and its group)"
 )
-
-
-class _Refusal(Exception):
-    """What was asked for may not be done."""
 
 
 class Gunicorn:
@@ -116,27 +113,19 @@ class Gunicorn:
         after `drain_timeout`, or when somebody else moves meanwhile. Refused when it is not allowed
         (permissions) or not safe (fewer than one worker, accept queues that would be lost).
         """
-        began = time.perf_counter()
-        status, detail = ActuationStatus.FAILED, ""
+
+        def forget() -> None:
+            self._watch.expected = None  # whatever came of it, it was not another hand
+
         async with self._lock:
-            try:
-                await self._move(wanted[_KNOB])
-                status = ActuationStatus.APPLIED
-            except _Refusal as refusal:
-                status, detail = ActuationStatus.REFUSED, f"{self.endpoint}: {refusal}"
-            except ControlDenied as denied:
-                status, detail = ActuationStatus.REFUSED, f"{self.endpoint}: {denied}; {_ALLOW}"
-            except PlantFault as fault:
-                detail = f"{self.endpoint}: {fault}"
-            finally:
-                if status is not ActuationStatus.APPLIED:  # also when cancelled
-                    self._watch.expected = None  # whatever came of it, it was not another hand
-        return Actuation(
-            decision_tick=decision_tick,
-            status=status,
-            took_s=time.perf_counter() - began,
-            detail=detail,
-        )
+            return await outcome(
+                self.endpoint,
+                decision_tick,
+                self._move(wanted[_KNOB]),
+                denied=ControlDenied,
+                allow=_ALLOW,
+                undone=forget,
+            )
 
     async def close(self) -> None:
         """Nothing is kept open."""
@@ -230,7 +219,7 @@ class Gunicorn:
 
     async def _move(self, goal: int) -> None:
         if goal < 1:
-            raise _Refusal(f"{goal} workers: a service keeps at least one")
+            raise Refusal(f"{goal} workers: a service keeps at least one")
         scene = await self._look(self._move_s)
         view = self._see(await self._whole(scene) if self._watch.is_first else scene)
         if goal < view.aim:
@@ -257,7 +246,7 @@ class Gunicorn:
             except PlantFault as fault:
                 why = f"it cannot be told how it listens: {fault}"
         if why:
-            raise _Refusal(
+            raise Refusal(
                 f"not shrinking: {why}, so with reuse_port a leaving worker would take the "
                 "connections in its own accept queue with it; run gunicorn without --reuse-port"
             )
@@ -325,7 +314,7 @@ class Gunicorn:
                 )
             signal.pidfd_send_signal(handle, number)
         except PermissionError as error:
-            raise _Refusal(
+            raise Refusal(
                 f"{number.name} to process {scene.pid}: {error.strerror}; {_ALLOW}"
             ) from error
         finally:

@@ -21,11 +21,11 @@ from poolwright.actuators.absolute import (
     LEVEL,
     UNTOLD,
     Absolute,
-    Refusal,
     check_templates,
     level_of,
     names,
 )
+from poolwright.actuators.outcome import Refusal
 from poolwright.core.errors import PlantFault, PolicyError
 from poolwright.core.units import Seconds
 from poolwright.wire.endpoint import Access, Denied, Endpoint

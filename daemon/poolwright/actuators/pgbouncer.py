@@ -27,9 +27,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from poolwright.actuators.absolute import Refusal
+from poolwright.actuators.outcome import Refusal, outcome
 from poolwright.core.errors import PlantFault
-from poolwright.core.model import Actuation, ActuationStatus, Applied, Setting, setting
+from poolwright.core.model import Actuation, Applied, Setting, setting
 from poolwright.core.units import PathText, Seconds
 from poolwright.wire.pg_console import (
     Access,
@@ -114,25 +114,15 @@ class PgBouncer:
         Failed when a transaction keeps a connection for longer than `drain_timeout`, or somebody
         else sets the size meanwhile. Refused when it is not allowed, or would move nothing.
         """
-        began = time.perf_counter()
-        status, detail = ActuationStatus.FAILED, ""
+
+        def forget() -> None:
+            self._expected = frozenset()  # whatever came of it, it was not another hand
+
         async with self._lock:
-            try:
-                await self._move(wanted[_KNOB])
-                status = ActuationStatus.APPLIED
-            except (Refusal, ConsoleDenied) as refusal:
-                status, detail = ActuationStatus.REFUSED, f"{self.endpoint}: {refusal}"
-            except PlantFault as fault:
-                detail = f"{self.endpoint}: {fault}"
-            finally:
-                if status is not ActuationStatus.APPLIED:  # also when cancelled
-                    self._expected = frozenset()  # whatever came of it, it was not another hand
-        return Actuation(
-            decision_tick=decision_tick,
-            status=status,
-            took_s=time.perf_counter() - began,
-            detail=detail,
-        )
+            move = self._move(wanted[_KNOB])
+            return await outcome(
+                self.endpoint, decision_tick, move, denied=ConsoleDenied, undone=forget
+            )
 
     async def close(self) -> None:
         """Hang up."""

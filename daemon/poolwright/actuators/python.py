@@ -16,9 +16,10 @@ import time
 from dataclasses import dataclass, field
 from hashlib import blake2s
 
+from poolwright.actuators.outcome import Refusal, outcome
 from poolwright.client.reach import Denied, Reach, Told
 from poolwright.core.errors import PlantFault, PolicyError
-from poolwright.core.model import Actuation, ActuationStatus, Applied, Setting
+from poolwright.core.model import Actuation, Applied, Setting
 from poolwright.core.units import PathText, Seconds
 
 _READ_S = 0.8  # the engine waits for 1 s
@@ -28,10 +29,6 @@ _ALLOW = (
     "to allow it, run poolwright as the application's user, or let the application name a group "
     "of poolwright's: offer(..., group=...)"
 )
-
-
-class _Refusal(Exception):
-    """What was asked for may not be done."""
 
 
 class Python:
@@ -95,27 +92,19 @@ class Python:
         Failed when a process does not answer or ends meanwhile, or when more still run than may
         after `drain_timeout`. Refused when it is not allowed, or leaves a process without a thread.
         """
-        began = time.perf_counter()
-        status, detail = ActuationStatus.FAILED, ""
+
+        def forget() -> None:
+            self._expected = None  # whatever came of it, it was not another hand
+
         async with self._lock:
-            try:
-                await self._move(wanted[self.knobs[0]])
-                status = ActuationStatus.APPLIED
-            except _Refusal as refusal:
-                status, detail = ActuationStatus.REFUSED, f"{self.endpoint}: {refusal}"
-            except Denied as denied:
-                status, detail = ActuationStatus.REFUSED, f"{self.endpoint}: {denied}; {_ALLOW}"
-            except PlantFault as fault:
-                detail = f"{self.endpoint}: {fault}"
-            finally:
-                if status is not ActuationStatus.APPLIED:  # also when cancelled
-                    self._expected = None  # whatever came of it, it was not another hand
-        return Actuation(
-            decision_tick=decision_tick,
-            status=status,
-            took_s=time.perf_counter() - began,
-            detail=detail,
-        )
+            return await outcome(
+                self.endpoint,
+                decision_tick,
+                self._move(wanted[self.knobs[0]]),
+                denied=Denied,
+                allow=_ALLOW,
+                undone=forget,
+            )
 
     async def close(self) -> None:
         """Nothing is kept open."""
@@ -170,11 +159,11 @@ class Python:
     async def _move(self, goal: int) -> None:
         patience_s = self._options.step_timeout
         if goal < 1:
-            raise _Refusal(f"{goal} {self.knobs[0]}: a service keeps at least one")
+            raise Refusal(f"{goal} {self.knobs[0]}: a service keeps at least one")
         told = await self._ask(patience_s)
         self._see(told, time.monotonic())
         if goal < len(told):
-            raise _Refusal(f"{goal} for {len(told)} processes: each keeps at least one")
+            raise Refusal(f"{goal} for {len(told)} processes: each keeps at least one")
         least, more = divmod(goal, len(told))
         # Who has most keeps most, and what shrinks does so first: never more than before and after.
         ranked = sorted(told, key=lambda t: -(t.limit or 0))

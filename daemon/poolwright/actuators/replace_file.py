@@ -8,7 +8,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from poolwright.actuators.absolute import Refusal
+from poolwright.actuators.outcome import Refusal
 from poolwright.core.errors import PlantFault
 
 _MOST_BYTES = 1024 * 1024

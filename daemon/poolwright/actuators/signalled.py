@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from poolwright.actuators.absolute import Refusal
 from poolwright.actuators.gunicorn_proc import Proc, read_pidfile
+from poolwright.actuators.outcome import Refusal
 from poolwright.core.errors import PlantFault
 
 

@@ -19,10 +19,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from itertools import count
 
+from poolwright.actuators.outcome import Refusal, outcome
 from poolwright.actuators.systemd_bus import Bus, Call, Denied, get
 from poolwright.actuators.systemd_watch import Instance, View, Watch, limits_text
 from poolwright.core.errors import PlantFault, PolicyError
-from poolwright.core.model import Actuation, ActuationStatus, Applied, Setting, setting
+from poolwright.core.model import Actuation, Applied, Setting, setting
 from poolwright.core.units import PathText, Seconds
 
 _KNOB = "workers"
@@ -31,10 +32,6 @@ _POLL_S = 0.01
 _POLL_MOST_S = 0.2
 _MOST_FAILED = 3  # more instances are not started while so many have failed
 _TEMPLATE = re.compile(r"[A-Za-z0-9:_.\\-]+@\.service")
-
-
-class _Refusal(Exception):
-    """What was asked for may not be done."""
 
 
 class SystemdUnits:
@@ -111,24 +108,15 @@ class SystemdUnits:
         after `drain_timeout` or was killed by systemd, or when somebody else moves meanwhile.
         Refused for fewer than one, without permission, or while several instances have failed.
         """
-        began = time.perf_counter()
-        status, detail = ActuationStatus.FAILED, ""
         async with self._lock:
-            try:
-                await self._move(wanted[_KNOB])
-                status = ActuationStatus.APPLIED
-            except _Refusal as refusal:
-                status, detail = ActuationStatus.REFUSED, f"{self.endpoint}: {refusal}"
-            except Denied as denied:
-                status = ActuationStatus.REFUSED
-                detail = f"{self.endpoint}: {denied}; {self._how_to_allow()}"
-            except PlantFault as fault:
-                detail = f"{self.endpoint}: {fault}"
-            finally:
-                if status is not ActuationStatus.APPLIED:  # also when cancelled
-                    self._watch.expects_anything()
-        took_s = time.perf_counter() - began
-        return Actuation(decision_tick=decision_tick, status=status, took_s=took_s, detail=detail)
+            return await outcome(
+                self.endpoint,
+                decision_tick,
+                self._move(wanted[_KNOB]),
+                denied=Denied,
+                allow=self._how_to_allow(),
+                undone=self._watch.expects_anything,
+            )
 
     async def close(self) -> None:
         """Hang up."""
@@ -253,7 +241,7 @@ class SystemdUnits:
 
     async def _move(self, goal: int) -> None:
         if goal < 1:
-            raise _Refusal(f"{goal} workers: a service keeps at least one")
+            raise Refusal(f"{goal} workers: a service keeps at least one")
         view = await self._look(self._options.step_timeout, moving=True)
         generation, steps = self._watch.generation, abs(goal - len(view.there))
         while len(view.there) != goal:
@@ -273,14 +261,14 @@ class SystemdUnits:
         failed = {i.number for i in view.failed}
         if len(failed) >= _MOST_FAILED:
             told = ", ".join(f"{i.name} ({i.result})" for i in view.failed[:_MOST_FAILED])
-            raise _Refusal(f"{told} have failed: mend it, then systemctl reset-failed")
+            raise Refusal(f"{told} have failed: mend it, then systemctl reset-failed")
         used = {i.number for i in (*view.there, *view.leaving)}
         last = self._options.last
         for number in count(1) if last is None else range(1, last + 1):
             if number not in used and number not in failed:
                 return number
         if not failed:
-            raise _Refusal(f"every number up to {last} (last) is in use")
+            raise Refusal(f"every number up to {last} (last) is in use")
         return min(failed)
 
     async def _start(self, number: int) -> View:

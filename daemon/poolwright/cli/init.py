@@ -1,9 +1,11 @@
 """`poolwright init`: a first configuration and policy for what runs on this host.
 
-Finds gunicorn, uWSGI, uvicorn, Celery, php-fpm, PgBouncer and HAProxy among the processes, asks
-which of them is meant (or goes by --pid and --kind), tries every sensor and the actuator once, and
-then writes DIR/poolwright.yaml and DIR/policies.d/POOL.yaml in mode recommend. It never replaces a
-file and changes nothing of the service; what the service lacks is told with the line to add.
+Finds gunicorn, uWSGI, uvicorn, Celery, php-fpm, PgBouncer and HAProxy among the processes, and the
+instances of templates that systemd runs, asks at a terminal which of them is meant (or goes by
+--pid and --kind), tries every sensor and the actuator once, and then writes DIR/poolwright.yaml, a
+preset for each, and DIR/policies.d/POOL.yaml in mode recommend (--full: actuator, sensors and
+policy written out). It never replaces a file and changes nothing of the service; what the service
+lacks is told with the line to add.
 """
 
 import argparse
@@ -32,6 +34,7 @@ from poolwright.presets.write import put_in_place, refuse_existing
 _CONFIG = "poolwright.yaml"
 _POLICIES = "policies.d"
 _NAME_MOST = 40
+_UNITS = "systemd_units"
 _OPERATORS_WORD = (
     ("pool", "NAME", "what to call the pool"),
     ("pidfile", "FILE", "a pidfile of the master that its own arguments do not tell"),
@@ -58,6 +61,9 @@ def add(subparsers: Any) -> None:
         metavar="DIR",
         help="where to write (default: %(default)s)",
     )
+    parser.add_argument(
+        "--full", action="store_true", help="write actuator, sensors and a whole policy out"
+    )
     parser.add_argument("--yes", action="store_true", help="ask nothing and write")
     parser.add_argument("--json", action="store_true", help="say what was found as JSON")
 
@@ -68,16 +74,20 @@ def run(args: argparse.Namespace) -> int:
     services = _services(facts, args)
     if not args.json:
         _tell(services)
+    # Both: who cannot see the question cannot answer it.
+    asking = sys.stdin.isatty() and sys.stdout.isatty() and not args.yes and not args.json
+    if asking:
+        services = _completed(services, facts, args, _ask)
     chosen = [found for found in services if not found.missing]
-    asking = sys.stdin.isatty() and not args.yes and not args.json
     if chosen and asking:
         chosen = _asked(chosen, _ask)
         if not chosen:
             _say("nothing was written")
             return EXIT_POLICY
-    files = _files(chosen, facts) if chosen else {}
+    files = _files(chosen, facts, full=args.full) if chosen else {}
     if args.json:
-        shown = [asdict(found) | {"movable": not found.missing} for found in services]
+        more = ({"kind": f.kind, "knob": f.knob, "movable": not f.missing} for f in services)
+        shown = [asdict(found) | told for found, told in zip(services, more, strict=True)]
         print(
             json.dumps({"found": shown, "files": {str(k): v for k, v in files.items()}}, indent=2)
         )
@@ -117,6 +127,9 @@ def _services(facts: Facts, args: argparse.Namespace) -> list[Found]:
                 found = preset.describe(master, facts, asked)
                 facts = replace(facts, udp_ports=facts.udp_ports.union(*map(_ports, found)))
                 services += found
+    # What a server does by itself is finer than whole instances of it.
+    taken = {found.pid for found in services if found.kind != _UNITS}
+    services = [f for f in services if f.kind != _UNITS or f.pid not in taken]
     if not services:
         raise PolicyError(_nobody(facts, args))
     if args.pool and len(services) > 1:  # the pool of a php-fpm, the backend of a HAProxy
@@ -152,7 +165,7 @@ def _own(services: list[Found]) -> str:
 
 def _ports(found: Found) -> set[int]:
     """The UDP ports that its sensors will receive at, which are nobody else's any more."""
-    listening = [s.options.get("listen") for s in found.sights if s.options["kind"] == "access_log"]
+    listening = map(found.preset.get, ("requests", "statsd"))
     return {int(at.rpartition(":")[2]) for at in listening if isinstance(at, str)}
 
 
@@ -166,7 +179,8 @@ def _nobody(facts: Facts, args: argparse.Namespace) -> str:
     if args.pid is None and args.pidfile:
         return f"--pidfile {args.pidfile} names no master process of {kinds}"
     if args.pid is None:
-        return f"no master process of {kinds} is seen here"
+        why = f" ({facts.no_units})" if args.kind == _UNITS and facts.no_units else ""
+        return f"no master process of {kinds} is seen here{why}"
     process = facts.processes.get(args.pid)
     if process is None:
         return f"process {args.pid} is not running"
@@ -212,6 +226,24 @@ def _ask(question: str) -> str:
         return ""
 
 
+def _completed(
+    services: list[Found], facts: Facts, args: argparse.Namespace, ask: Callable[[str], str]
+) -> list[Found]:
+    """One service with the flags that it lacks, as far as the person at the terminal knows them.
+
+    Flags are of one service: of several none is asked for. Raises PolicyError for a wrong answer.
+    """
+    while len(services) == 1:
+        flag = next((advice.flag for advice in services[0].missing if advice.flag), "")
+        answer = ask(f"--{flag} ({services[0].title}; empty: not known): ") if flag else ""
+        if not answer:
+            break
+        setattr(args, flag.replace("-", "_"), answer)
+        services = _services(facts, args)
+        _tell(services)
+    return services
+
+
 def _asked(services: list[Found], ask: Callable[[str], str]) -> list[Found]:
     """Those that the person at the terminal means."""
     if len(services) == 1:
@@ -229,10 +261,12 @@ def _asked(services: list[Found], ask: Callable[[str], str]) -> list[Found]:
     return [services[number - 1] for number in sorted({int(n) for n in numbers})]
 
 
-def _files(chosen: list[Found], facts: Facts) -> dict[Path, str]:
+def _files(chosen: list[Found], facts: Facts, *, full: bool) -> dict[Path, str]:
     """Text by the path below the folder that is written to."""
-    policies = {Path(_POLICIES) / f"{f.name}.yaml": policy_text(f, facts) for f in chosen}
-    return {**policies, Path(_CONFIG): config_text(chosen, _POLICIES)}
+    policies = {
+        Path(_POLICIES) / f"{f.name}.yaml": policy_text(f, facts, full=full) for f in chosen
+    }
+    return {**policies, Path(_CONFIG): config_text(chosen, _POLICIES, full=full)}
 
 
 def _write(files: dict[Path, str], out: Path) -> int:

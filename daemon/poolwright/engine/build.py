@@ -63,7 +63,9 @@ def build_policies(config: DaemonConfig) -> dict[str, Policy]:
     """
     library = Library(config.policies_dir())
     library.look_over_folder()
-    made = {pool.name: library.effective(pool.policy, pool.name) for pool in config.pools}
+    made = {
+        pool.name: library.effective(pool.policy, pool.name, pool.suit) for pool in config.pools
+    }
     library.check()
     found = {name: effective.policy for name, effective in made.items() if effective is not None}
     assert len(found) == len(made), "what cannot be bound is a problem"

@@ -6,7 +6,8 @@ Metadata of a field: `doc` (for the JSON Schema), `min` and `max` (inclusive), `
 (exclusive), `pattern` (a regular expression for a str; `says` words its failure), `keys` (the
 names a dictionary may have), `keys_like` (a regular expression of further names; on a field of a
 dataclass without `keys`: the field is a dictionary of the keys that look like it, of which
-`examples` names some), `nonempty`.
+`examples` names some), `nonempty`, `unless` (the field
+that it may be left out with, for the JSON Schema).
 
 A dataclass may have `contradictions()`, which yields what its fields together get wrong, with
 places (a PolicyError or ValueError of its `__post_init__` points at the whole), and `REFUSED`, a

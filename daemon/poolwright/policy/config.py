@@ -12,12 +12,15 @@ from typing import Any, Literal, TypeVar
 from poolwright.core.errors import PolicyError
 from poolwright.core.units import Bytes, HostPort, PathText, Seconds
 from poolwright.policy.bind import Binder, Contradiction, bind, suggestion
+from poolwright.policy.expand import Suit, with_parts
 from poolwright.policy.load import is_path
 from poolwright.policy.quantities import is_loopback
 from poolwright.policy.schema import NAME
 from poolwright.policy.tree import Document, Mapping, Node, Problems, Scalar, read_document
 
 T = TypeVar("T")
+
+_HEARERS = ("access_log", "statsd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +71,38 @@ class PoolConfig:
         default="balanced",
         metadata=_doc("name of a policy in `policies` or of a shipped one, or a path to a file"),
     )
-    actuator: AdapterConfig = field(metadata=_doc("what moves the pool"))
-    sensors: tuple[AdapterConfig, ...] = field(metadata=_doc("what sees the pool", nonempty=True))
+    preset: AdapterConfig | None = field(
+        default=None,
+        metadata=_doc("a kind of server: the actuator and the sensors that it stands for"),
+    )
+    actuator: AdapterConfig = field(metadata=_doc("what moves the pool", unless="preset"))
+    sensors: tuple[AdapterConfig, ...] = field(
+        metadata=_doc(
+            "what sees the pool; beside a preset added to its own, in place of the same kind",
+            nonempty=True,
+            unless="preset",
+        )
+    )
     prior: PathText | None = field(
         default=None,
         metadata=_doc("what another host has learned, as `poolwright prior` has written it"),
     )
+
+    @classmethod
+    def bind_node(cls, node: Node, binder: Binder, where: str) -> "PoolConfig | None":
+        """Take a pool with a preset as what the preset stands for; None after noting problems."""
+        is_right = True
+        if isinstance(node, Mapping):
+            node, is_right = with_parts(node, binder, where)
+        bound: PoolConfig = binder.dataclass(node, cls, where)
+        return bound if is_right else None
+
+    @property
+    def suit(self) -> Suit | None:
+        """What makes a shipped policy suit the preset; without a preset None."""
+        if self.preset is None:
+            return None
+        return Suit.of(self.preset.kind, [sensor.node for sensor in self.sensors])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +173,14 @@ class DaemonConfig:
             if name in names[:index]:
                 message = f"{name!r} is the name of an earlier pool"
                 yield Contradiction(("pools", index, "name"), ("pools",), message)
+        heard: dict[str, str] = {}
+        for index, pool in enumerate(self.pools):
+            for at in _hears(pool):
+                if at in heard:
+                    message = f"{at} is where pool {heard[at]} is told of its requests"
+                    part = "sensors" if pool.preset is None else "preset"
+                    yield Contradiction(("pools", index, part), ("pools",), message)
+                heard[at] = pool.name
         if self.listen is not None and not self.listen_public and not is_loopback(self.listen):
             message = (
                 f"{self.listen} can be reached from other hosts and shows how this one is doing; "
@@ -154,6 +191,14 @@ class DaemonConfig:
     def policies_dir(self) -> Path:
         """The folder of the operator's policies."""
         return Path(self.policies)
+
+
+def _hears(pool: PoolConfig) -> Iterator[str]:
+    """Where its sensors receive datagrams, which is nobody else's; port 0 is any free one."""
+    for sensor in pool.sensors:
+        at = sensor.node.get("listen")
+        if sensor.kind in _HEARERS and isinstance(at, Scalar) and not at.text.endswith(":0"):
+            yield at.text
 
 
 def load_config(path: Path) -> DaemonConfig:

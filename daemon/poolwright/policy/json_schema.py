@@ -7,13 +7,14 @@ reaches beyond one file are left to `poolwright check`.
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Literal
 
 from poolwright.policy import quantities
 from poolwright.policy.bind import FieldSpec, collects, field_specs, quantity_of
 from poolwright.policy.config import AdapterConfig, DaemonConfig
+from poolwright.policy.preset import PRESETS
 from poolwright.policy.schema import PolicyFile
 
 Schema = dict[str, Any]
@@ -48,7 +49,8 @@ def policy_schema() -> Schema:
 
 def config_schema(sensors: Mapping[str, type], actuators: Mapping[str, type]) -> Schema:
     """The schema of a daemon's configuration; the tables give the `Options` of each kind."""
-    tables = {"sensors": sensors, "actuator": actuators}
+    presets = {kind: preset.options for kind, preset in PRESETS.items()}
+    tables = {"sensors": sensors, "actuator": actuators, "preset": presets}
     writer = _Writer(tables)
     return writer.document("poolwright configuration", writer.object(DaemonConfig))
 
@@ -94,7 +96,8 @@ class _Writer:
     def object(self, kind: type) -> Schema:
         """What a dataclass takes."""
         specs = field_specs(kind)
-        required = [] if self._part else [spec.name for spec in specs if spec.required]
+        needed = [] if self._part else [spec for spec in specs if spec.required]
+        required = [spec.name for spec in needed if "unless" not in spec.metadata]
         alike = {
             f"^(?:{spec.metadata['keys_like']})$": self._described(
                 self._type(typing.get_args(spec.annotation)[1], spec), spec
@@ -109,7 +112,8 @@ class _Writer:
             **({"patternProperties": alike} if alike else {}),
             "additionalProperties": False,
         }
-        return {**schema, "required": required} if required else schema
+        schema |= {"required": required} if required else {}
+        return schema | _alternatives(needed)
 
     def _field(self, spec: FieldSpec) -> Schema:
         schema = self._described(self._type(spec.annotation, spec), spec)
@@ -197,6 +201,18 @@ class _Writer:
                 "allOf": choices,
             }
         return table
+
+
+def _alternatives(needed: Sequence[FieldSpec]) -> Schema:
+    """Fields that are needed `unless` another is given."""
+    optional = [spec for spec in needed if "unless" in spec.metadata]
+    if not optional:
+        return {}
+    (other,) = {spec.metadata["unless"] for spec in optional}
+    return {
+        "if": {"required": [other]},
+        "else": {"required": [spec.name for spec in optional]},
+    }
 
 
 def _quantity(kind: str, spec: FieldSpec) -> Schema:

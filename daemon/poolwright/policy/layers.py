@@ -56,7 +56,7 @@ class Source:
         """Whether it is the configuration of a daemon, which may lie in the same folder."""
         pools = self.root.get("pools") if isinstance(self.root, Mapping) else None
         if isinstance(pools, Listing) and pools.items:
-            adapters = ("actuator", "sensors")
+            adapters = ("actuator", "sensors", "preset")
             return any(
                 isinstance(item, Mapping) and any(map(item.get, adapters)) for item in pools.items
             )

@@ -1,6 +1,7 @@
 """The policies of a host: the operator's folder of policies and layers, and the shipped ones."""
 
 import os
+from collections.abc import Callable, Sequence
 from functools import reduce
 from pathlib import Path
 
@@ -43,10 +44,13 @@ class Library:
         for path in yaml_files(folder) if folder is not None else ():
             self._take(path)
 
-    def effective(self, ref: str, pool: str) -> Effective | None:
+    def effective(
+        self, ref: str, pool: str, suit: Callable[[Mapping], Mapping] | None = None
+    ) -> Effective | None:
         """The policy called `ref`, or in the file `ref`, as it is for `pool`.
 
-        None after noting what is wrong.
+        One that is shipped is made to `suit` the pool; the operator's own is taken as written. None
+        after noting what is wrong.
         """
         try:
             source = self.find(ref)
@@ -55,7 +59,9 @@ class Library:
             return None
         if source is None:
             return None
-        return self._made([*self._chain(source), *self._for(pool)], pool)
+        is_shipped = source.path.absolute().parent == shipped_policies()
+        layers = self._for(pool)
+        return self._made(self._chain(source), pool, layers, suit if is_shipped else None)
 
     def find(self, ref: str) -> Source | None:
         """What a name or a path leads to; None after noting that it is no YAML.
@@ -180,15 +186,24 @@ class Library:
     def _for(self, pool: str) -> list[Source]:
         return [layer for layer in self._layers if layer.is_for(pool)]
 
-    def _made(self, chain: list[Source], pool: str) -> Effective | None:
-        """The chain laid on one another and bound; None after noting what is wrong."""
+    def _made(
+        self,
+        chain: list[Source],
+        pool: str,
+        layers: Sequence[Source] = (),
+        suit: Callable[[Mapping], Mapping] | None = None,
+    ) -> Effective | None:
+        """Chain and layers laid on one another and bound; None after noting what is wrong."""
         problems = Problems()
-        for source in chain:
+        for source in (*chain, *layers):
             self.look_over(source)
             problems.ignore(source.problems)
-        if not chain or not all(isinstance(source.root, Mapping) for source in chain):
+        if not chain or not all(isinstance(s.root, Mapping) for s in (*chain, *layers)):
             return None
         root = reduce(lay_over, (source.policy_keys() for source in chain))
+        root = suit(root) if suit else root
+        root = reduce(lay_over, (source.policy_keys() for source in layers), root)
+        chain = [*chain, *layers]
         root = for_pool(root, pool) if pool else root
         written = bind(root, PolicyFile, problems, chain[0].path.parent, null_removes=True)
         for mark, message in problems:

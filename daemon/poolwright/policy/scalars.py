@@ -15,6 +15,15 @@ _INT = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
 FLOAT = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 _NOT_TEXT = re.compile(r"~|null|true|false|yes|no|on|off|[-+]?\.(?:inf|nan)", re.IGNORECASE)
 
+# Text that YAML and this module read as text without quotes; a number with a unit is such a text.
+_PLAIN = re.compile(r"[a-z][a-z0-9_.@-]*|/[\w./@-]*[\w/]|[0-9]+(?:\.[0-9]+)?(?:us|ms|s|m|h|d|%)")
+_NOT_PLAIN = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
+
+
+def is_plain(text: str) -> bool:
+    """Whether a text may stand without quotes."""
+    return _PLAIN.fullmatch(text) is not None and text not in _NOT_PLAIN
+
 
 def _read_text(node: Scalar) -> str:
     if not node.plain:

@@ -5,16 +5,14 @@ from urllib.parse import urlsplit
 
 from poolwright.presets.facts import Facts, Process
 from poolwright.presets.found import (
-    HOST,
     Advice,
     Asked,
     Found,
-    Options,
-    Sight,
+    given,
     mean_rss,
     option,
     pidfile_of,
-    trees,
+    tree,
 )
 
 _TITLE = "[celeryd: "  # setproctitle's: [celeryd: web@host:MainProcess]
@@ -45,28 +43,16 @@ class CeleryPreset:
             what = "Celery's own autoscaler moves this worker"
             missing.append(Advice(what=what, add="celery worker -c N, without --autoscale"))
         events = bool({"-E", "--task-events"} & set(words))
-        at: Options = {"broker": broker, "node": node}
-        at |= {"password_file": secret} if secret else {}
-        seen: Options = {"kind": "celery", **at, **({"events": True} if events else {})}
         count, workers = option(words, "-c", "--concurrency"), facts.children(master.pid)
         pidfile = pidfile_of(facts, master, option(words, "--pidfile"), asked)
-        trees_ = [t for t in trees(pidfile, master) if t.options["kind"] == "process_tree"]
+        own = given(broker=broker, node=node, password_file=secret, events=events)
         what = "without events Celery tells no times and no failures"
         return [
             Found(
-                kind="celery",
+                preset={"kind": "celery", **own, **tree(pidfile, master)},
                 pid=master.pid,
                 name=asked.pool or node.partition("@")[0],
-                knob="workers",
-                actuator={"kind": "celery", **at},
                 level=int(count) if count.isdigit() else len(workers),
-                sights=(
-                    Sight(options=seen, why="tasks and their queue, as the worker tells them"),
-                    *trees_,
-                    HOST,
-                ),
-                latency=events,
-                errors=events,
                 worker_bytes=mean_rss(workers),
                 settle="5s",
                 missing=tuple(missing),

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from poolwright.core.errors import PlantFault
+from poolwright.presets.units import Unit, running
 from poolwright.sensors.host import Host
 
 _FILE_MOST = 1 << 20  # bytes; a longer file is no configuration
@@ -73,6 +74,8 @@ class Facts:
     memory_bytes: int = 0  # that may be used; 0: not known
     used_bytes: int = 0
     udp_ports: frozenset[int] = frozenset()
+    units: tuple[Unit, ...] = ()  # instances of systemd templates
+    no_units: str = ""  # why systemd could not be asked for them
 
     def children(self, pid: int) -> list[Process]:
         """The direct children of a process."""
@@ -104,6 +107,10 @@ async def gather(now_ns: int, closely: Callable[[Process], bool]) -> Facts:
         udp = frozenset(link.laddr.port for link in psutil.net_connections("udp") if link.laddr)
     except OSError as error:
         raise PlantFault(f"/proc: {error.strerror}") from error
+    try:
+        units, no_units = await running(), ""
+    except PlantFault as fault:
+        units, no_units = (), str(fault)
     host = {r.signal: r.value for r in await Host(Host.Options(), "init").read(now_ns)}
     return Facts(
         processes=seen,
@@ -114,6 +121,8 @@ async def gather(now_ns: int, closely: Callable[[Process], bool]) -> Facts:
         memory_bytes=int(host.get("memory_limit_bytes") or 0),
         used_bytes=int(host.get("host_memory_used_bytes") or 0),
         udp_ports=udp,
+        units=units,
+        no_units=no_units,
     )
 
 

@@ -1,13 +1,21 @@
 """What a preset says of a service: all that its configuration and its policy are written from."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Protocol
 
 from poolwright.core.errors import PolicyError
+from poolwright.policy.bind import bind
+from poolwright.policy.expand import Suit, parts_of
+from poolwright.policy.preset import PRESETS, Part
+from poolwright.policy.render import flow
+from poolwright.policy.tree import Mapping, parse_document
 from poolwright.presets.facts import Facts, Process
 
-Options = dict[str, object]  # of an adapter, `kind` first: text, numbers, lists of text
+Options = dict[str, object]  # of a preset, `kind` first: text, numbers, null, lists of text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,14 +31,6 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sight:
-    """One sensor of the pool, and why it is there."""
-
-    options: Options
-    why: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Advice:
     """Something that the service or poolwright lacks, and the very line to add."""
 
@@ -41,20 +41,21 @@ class Advice:
         """In one line."""
         return f"{self.what}: {self.add}" if self.add else self.what
 
+    @property
+    def flag(self) -> str:
+        """The flag of init that mends it; empty when none does."""
+        named = re.search(r"poolwright init --([a-z-]+)", self.add)
+        return named[1] if named else ""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Found:
     """One service that can be sized, or could be with what is in `missing`."""
 
-    kind: str
+    preset: Options  # as the configuration takes it (`policy.preset`)
     pid: int
     name: str  # of the pool
-    knob: str
-    actuator: Options
     level: int  # now; 0: not known without asking the server
-    sights: tuple[Sight, ...] = ()
-    latency: bool = False  # whether they tell it, and not only means
-    errors: bool = False
     worker_bytes: int = 0  # that each level takes; 0: not known
     most: int = 0  # the server's own limit; 0: none
     why_most: str = ""
@@ -63,6 +64,34 @@ class Found:
     better: tuple[Advice, ...] = ()  # with it more would be seen
     rights: tuple[Advice, ...] = ()  # that poolwright's user needs
     own_name: str = ""  # as the server calls it, where it has several
+
+    @property
+    def kind(self) -> str:
+        """Of the server."""
+        return str(self.preset["kind"])
+
+    @property
+    def knob(self) -> str:
+        """As its policy calls it."""
+        return PRESETS[self.kind].knob
+
+    @cached_property
+    def parts(self) -> tuple[tuple[Part, Mapping], ...]:
+        """The actuator and the sensors that the preset stands for; none before it is complete."""
+        document = parse_document(flow(self.preset).encode(), "init")
+        assert isinstance(document.root, Mapping), "its options are a mapping"
+        kind = PRESETS[self.kind].options
+        options = bind(document.root, kind, document.problems, Path("/"), skip="kind")
+        return () if options is None else tuple(parts_of(document.root, options))
+
+    @property
+    def suit(self) -> Suit:
+        """What its sensors tell of what a policy may promise."""
+        return Suit.of(self.kind, [made for _, made in self.parts[1:]])
+
+    def sees(self, kind: str) -> bool:
+        """Whether it has a sensor of a kind."""
+        return any(part.kind == kind for part, _ in self.parts[1:])
 
     @property
     def title(self) -> str:
@@ -86,9 +115,6 @@ class Preset(Protocol):
 def printable(text: str) -> str:
     """A text of one line: command lines are anybody's, and end up on terminals and in comments."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
-
-
-HOST = Sight(options={"kind": "host"}, why="CPU and memory of the host, and their limits")
 
 
 def options(words: Iterable[str], *names: str) -> list[str]:
@@ -123,25 +149,24 @@ def mean_rss(processes: list[Process]) -> int:
     return sum(p.rss_bytes for p in processes) // len(processes) if processes else 0
 
 
-def trees(pidfile: str, master: Process, *own: str) -> list[Sight]:
-    """The sensors of processes and of the accept queue, where they can be told where to look.
+def given(**options: object) -> Options:
+    """Those that are not empty."""
+    return {name: told for name, told in options.items() if told}
 
-    The queue by its addresses, not by a pidfile: the daemon runs as another user than the service,
-    who may not look into its descriptors. `own` are addresses that are not for clients.
+
+def tree(pidfile: str, master: Process) -> Options:
+    """What the sensor of processes is to look at, where that can be told."""
+    return given(pidfile=pidfile, cgroup="" if pidfile else master.cgroup)
+
+
+def queue(master: Process, *own: str) -> Options:
+    """What the sensor of the accept queue is to look at; `own` are addresses not for clients.
+
+    By its addresses, not by a pidfile: the daemon runs as another user than the service, who may
+    not look into its descriptors.
     """
-    of: Options = {"pidfile": pidfile} if pidfile else {}
-    if not of and master.cgroup:
-        of = {"cgroup": master.cgroup}
-    found = []
-    if of:
-        tree: Options = {"kind": "process_tree", **of}
-        found.append(Sight(options=tree, why="CPU and memory of the pool"))
     bound = (*master.listening, *(f"unix:{path}" for path in master.unix))
-    listening = [at for at in bound if at.removeprefix("unix:") not in own]
-    if listening:
-        queue: Options = {"kind": "listen_queue", "listen": listening}
-        found.append(Sight(options=queue, why="connections that no worker has accepted yet"))
-    return found
+    return given(listen=[at for at in bound if at.removeprefix("unix:") not in own])
 
 
 def pidfile_of(facts: Facts, master: Process, told: str, asked: Asked) -> str:
@@ -179,11 +204,3 @@ def reaching(path: str, facts: Facts, master: Process) -> tuple[Advice, ...]:
             add=f"SupplementaryGroups= with a group that may (mode 0660), or User={master.user}",
         ),
     )
-
-
-def nginx_log(asked: Asked) -> list[Sight]:
-    """Nginx's log in front of the service, if one was named."""
-    if not asked.access_log:
-        return []
-    log: Options = {"kind": "access_log", "file": asked.access_log, "format": "nginx"}
-    return [Sight(options=log, why="each request, as nginx in front of it writes it down")]

@@ -6,18 +6,18 @@ from pathlib import Path
 
 from poolwright.presets.facts import Facts, Process
 from poolwright.presets.found import (
-    HOST,
     Advice,
     Asked,
     Found,
     Options,
-    Sight,
+    given,
     mean_rss,
     option,
     pidfile_of,
+    queue,
     reaching,
     signalling,
-    trees,
+    tree,
 )
 from poolwright.sensors.access_log import ACCESS_LOG_FORMAT, gunicorn_flags
 
@@ -36,17 +36,16 @@ class GunicornPreset:
         told = _Told(master, facts)
         pidfile = pidfile_of(facts, master, told.get("pid", "-p"), asked)
         control = _control(master, told)
-        actuator: Options = {"kind": "gunicorn"}
-        actuator |= {"pidfile": pidfile} if pidfile else {}
-        actuator |= {"control": control} if control else {}
         workers = facts.children(master.pid)
-        sights, better = _requests(told, facts)
+        requests, better = _requests(told, facts, asked)
+        own = tree(pidfile, master) | given(control=control) | requests | queue(master, control)
         name = asked.pool or _name(master, told)
         noted, missing = master.resolved(told.get("pid", "-p")), []
         wrong = f"{noted} does not name process {master.pid}" if noted else ""
         if not pidfile and not control:
             what = "; ".join(filter(None, ("neither a pidfile nor a control socket", wrong)))
-            missing.append(Advice(what=what, add=f"gunicorn --pid /run/{name}/gunicorn.pid"))
+            add = f"gunicorn --pid /run/{name}/gunicorn.pid, or poolwright init --pidfile FILE"
+            missing.append(Advice(what=what, add=add))
         elif not pidfile:
             better.append(
                 Advice(
@@ -59,15 +58,10 @@ class GunicornPreset:
             better.append(Advice(what=what, add="run `poolwright init` as root"))
         return [
             Found(
-                kind="gunicorn",
+                preset={"kind": "gunicorn", **own},
                 pid=master.pid,
                 name=name,
-                knob="workers",
-                actuator=actuator,
                 level=len(workers),
-                sights=(*sights, *trees(pidfile, master, control), HOST),
-                latency=True,
-                errors=True,
                 worker_bytes=mean_rss(workers),
                 missing=tuple(missing),
                 better=tuple(better),
@@ -137,29 +131,26 @@ def _control(master: Process, told: _Told) -> str:
     return next((path for path in defaults if path in master.unix), "")
 
 
-def _requests(told: _Told, facts: Facts) -> tuple[list[Sight], list[Advice]]:
-    """The sensor of requests, and what gunicorn lacks for it."""
+def _requests(told: _Told, facts: Facts, asked: Asked) -> tuple[Options, list[Advice]]:
+    """What tells of requests, and what gunicorn lacks for it."""
+    if asked.access_log:
+        return {"access_log": asked.access_log}, []
     to = told.get("log-syslog-to").removeprefix("udp://")
     if to and told.get("access-logformat") == ACCESS_LOG_FORMAT and _is_local(to):
-        log: Options = {"kind": "access_log", "listen": to}
-        return [Sight(options=log, why="each request: time, status, and the wait before it")], []
+        return {"requests": to}, []
     statsd = told.get("statsd-host")
     if _is_local(statsd) and not _taken(statsd, facts):
-        found: Options = {"kind": "statsd", "listen": statsd, "preset": "gunicorn"}
-        prefix = told.get("statsd-prefix")
-        found |= {"prefix": prefix} if prefix else {}
         advice = Advice(
             what="latency is composed of service time and queue; the access log would measure it",
             add=f"gunicorn {shlex.join(gunicorn_flags(facts.free_udp()))}",
         )
-        return [Sight(options=found, why="requests, as gunicorn's --statsd-host tells")], [advice]
+        return given(statsd=statsd, statsd_prefix=told.get("statsd-prefix")), [advice]
     listen = facts.free_udp()
-    log = {"kind": "access_log", "listen": listen}
     what = "gunicorn tells nobody of its requests, so nothing can be learned yet"
     if statsd:
         what = f"--statsd-host {statsd} leads to somebody else, so requests are not seen yet"
     advice = Advice(what=what, add=f"gunicorn {shlex.join(gunicorn_flags(listen))}")
-    return [Sight(options=log, why="each request, once gunicorn has the flags below")], [advice]
+    return {"requests": listen}, [advice]
 
 
 def _is_local(address: str) -> bool:

@@ -5,13 +5,10 @@ from pathlib import Path
 
 from poolwright.presets.facts import Facts, Process
 from poolwright.presets.found import (
-    HOST,
     Advice,
     Asked,
     Found,
-    Options,
-    Sight,
-    nginx_log,
+    given,
     options,
     reaching,
 )
@@ -91,23 +88,14 @@ def _found(master: Process, facts: Facts, asked: Asked, socket: str, backend: _B
         what = f"the servers of {backend.name} do not all have one and the same maxconn"
         missing.append(Advice(what=what, add="default-server maxconn 20"))
     level = int(limits.pop()) if not missing else 0
-    own: Options = {"kind": "haproxy", "socket": socket, "backend": backend.name}
+    own = given(socket=socket, backend=backend.name, servers=list(backend.servers))
     what = "HAProxy tells no latency, only averages: name a log of nginx's format in front of it"
     return Found(
-        kind="haproxy",
+        preset={"kind": "haproxy", **own, **given(access_log=asked.access_log)},
         pid=master.pid,
         name=asked.pool or backend.name,
         own_name=backend.name,
-        knob="maxconn",
-        actuator={**own, "servers": list(backend.servers)},
         level=level,
-        sights=(
-            *nginx_log(asked),
-            Sight(options=own, why="requests, failures and queues, as HAProxy counts them"),
-            HOST,
-        ),
-        latency=bool(asked.access_log),
-        errors=True,
         settle="2s",
         missing=tuple(missing),
         better=()

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from poolwright.presets.facts import Facts, Process
-from poolwright.presets.found import HOST, Advice, Asked, Found, Options, Sight
+from poolwright.presets.found import Advice, Asked, Found, given
 from poolwright.presets.ini import sections
 
 _OWN_USER = "pgbouncer"  # let in over the UNIX socket for its own Unix user
@@ -37,25 +37,15 @@ class PgBouncerPreset:
         if user and not (secret or plain or user == _OWN_USER):
             what = f"PgBouncer asks {user} for a password"
             missing.append(Advice(what=what, add="poolwright init --password-file FILE"))
-        at: Options = {"address": address, "user": user or _OWN_USER}
-        at |= {"password_file": secret} if secret else {}
+        own = given(address=address, user=user or _OWN_USER, password_file=secret)
         size, cap = told["default_pool_size"], told.get("max_db_connections", "0")
         what = "PgBouncer tells no latency: let the application tell its transactions'"
         return [
             Found(
-                kind="pgbouncer",
+                preset={"kind": "pgbouncer", **own},
                 pid=master.pid,
                 name=asked.pool or "pgbouncer",
-                knob="pool_size",
-                actuator={"kind": "pgbouncer", **at},
                 level=int(size) if size.isdigit() else 0,
-                sights=(
-                    Sight(
-                        options={"kind": "pgbouncer", **at},
-                        why="transactions and who waits, as PgBouncer counts them",
-                    ),
-                    HOST,
-                ),
                 settle="2s",
                 most=int(cap) if cap.isdigit() else 0,
                 why_most="max_db_connections",

@@ -4,22 +4,21 @@ import re
 from pathlib import Path
 
 from poolwright.actuators.php_fpm_pool import has_grace
+from poolwright.policy.preset import PhpFpm
 from poolwright.presets.facts import Facts, Process
 from poolwright.presets.found import (
-    HOST,
     Advice,
     Asked,
     Found,
     Options,
-    Sight,
+    given,
     mean_rss,
-    nginx_log,
     pidfile_of,
     signalling,
-    trees,
 )
 from poolwright.presets.ini import sections
 
+_DEBIANS = re.compile(r"/etc/php/([0-9.]+)/fpm/php-fpm\.conf")
 _MASTER = re.compile(r"php-fpm: master process \((.+)\)")
 
 
@@ -64,33 +63,28 @@ class _Pool:
             missing.append(Advice(what=what, add="pid = /run/php/php-fpm.pid"))
         if not master.exe:
             missing.append(Advice(what=f"this user may not see the binary of {master.pid}"))
-        sights, better = self._sights(asked)
+        requests, better = self._requests(asked)
         if not has_grace(main_text.encode()):
             what = f"{self._main}: a reload cuts requests off, so nothing will be moved"
             better.append(Advice(what=what, add="process_control_timeout = 10s"))
-        if not sights[:1] or sights[0].options["kind"] == "listen_queue":
+        if not requests:
             missing += better[:1]  # nobody would tell of requests
         title = f"php-fpm: pool {self._section}"
         workers = [p for p in facts.children(master.pid) if " ".join(p.words) == title]
-        memory = [sight for sight in trees(pidfile, master) if "pidfile" in sight.options]
+        own = given(
+            config=self._path,
+            main_config=self._main,
+            pidfile=pidfile,
+            binary=master.exe,
+            **requests,
+            listen=[_address(at) for at in (self._lines.get("listen", ""),) if at],
+        )
         return Found(
-            kind="php_fpm",
+            preset={"kind": "php_fpm", **_shortened(own, self._section)},
             pid=master.pid,
             name=asked.pool or self._section,
             own_name=self._section,
-            knob="workers",
-            actuator={
-                "kind": "php_fpm",
-                "config": self._path,
-                "main_config": self._main,
-                "pidfile": pidfile,
-                "binary": master.exe,
-                "pool": self._section,
-            },
             level=int(size) if size.isdigit() else len(workers),
-            sights=(*sights, *(s for s in memory if s.options["kind"] == "process_tree"), HOST),
-            latency=bool(asked.access_log),
-            errors=bool(asked.access_log),
             worker_bytes=mean_rss(workers),
             settle="5s",
             missing=tuple(missing),
@@ -98,14 +92,13 @@ class _Pool:
             rights=(*signalling(facts, master), *_writing(self._path, facts)),
         )
 
-    def _sights(self, asked: Asked) -> tuple[list[Sight], list[Advice]]:
-        """Nginx's log, the status page and the accept queue."""
-        sights, better = nginx_log(asked), []
+    def _requests(self, asked: Asked) -> tuple[Options, list[Advice]]:
+        """Nginx's log and the status page, and what is lacking."""
+        found, better = given(access_log=asked.access_log), []
         listen = self._lines.get("listen", "")
         page, at = self._lines.get("pm.status_path", ""), self._lines.get("pm.status_listen", "")
         if page:
-            own: Options = {"kind": "php_fpm", "listen": _address(at or listen), "path": page}
-            sights.append(Sight(options=own, why="requests and busy workers, as php-fpm counts"))
+            found |= {"status": _address(at or listen), "path": page}
         else:
             what = f"{self._path}: [{self._section}] has no status page"
             better.append(Advice(what=what, add="pm.status_path = /status"))
@@ -115,10 +108,20 @@ class _Pool:
         if not asked.access_log:
             what = "php-fpm tells no latency: name the log of nginx in front of it"
             better.append(Advice(what=what, add="poolwright init --access-log FILE"))
-        if listen:
-            queue: Options = {"kind": "listen_queue", "listen": [_address(listen)]}
-            sights.append(Sight(options=queue, why="connections that no worker has accepted yet"))
-        return sights, better
+        return found, better
+
+
+def _shortened(own: Options, section: str) -> Options:
+    """Without what Debian's layout tells by its version."""
+    pool: Options = {} if section == "www" else {"pool": section}
+    at = _DEBIANS.fullmatch(str(own.get("main_config")))
+    if at is None:
+        return own | pool
+    derived = PhpFpm(version=at[1], pool=section).derived()
+    derived["path"] = "/status"
+    kept = {name: told for name, told in own.items() if derived.get(name) != told}
+    unseen: Options = {} if "status" in own else {"status": None}
+    return {"version": at[1], **pool, **kept, **unseen}
 
 
 def _included(text: str, main: str, facts: Facts) -> list[str]:

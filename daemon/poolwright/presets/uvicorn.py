@@ -4,16 +4,16 @@ from pathlib import Path
 
 from poolwright.presets.facts import Facts, Process
 from poolwright.presets.found import (
-    HOST,
     Advice,
     Asked,
     Found,
+    given,
     mean_rss,
-    nginx_log,
     option,
     pidfile_of,
+    queue,
     signalling,
-    trees,
+    tree,
 )
 
 
@@ -37,19 +37,15 @@ class UvicornPreset:
         if not asked.access_log:
             what = "uvicorn tells nobody of its requests: name the log of nginx in front of it"
             missing.append(Advice(what=what, add="poolwright init --access-log FILE"))
+        own = tree(pidfile, master) | given(access_log=asked.access_log)
         workers = [p for p in facts.children(master.pid) if "spawn_main" in " ".join(p.words)]
         lossy = "uvicorn hangs up on a few new connections when a worker leaves: only growing"
         return [
             Found(
-                kind="uvicorn",
+                preset={"kind": "uvicorn", **own, **queue(master)},
                 pid=master.pid,
                 name=name,
-                knob="workers",
-                actuator={"kind": "uvicorn", "pidfile": pidfile},
                 level=len(workers) or int(option(master.words, "--workers")),
-                sights=(*nginx_log(asked), *trees(pidfile, master), HOST),
-                latency=True,
-                errors=True,
                 worker_bytes=mean_rss(workers),
                 missing=tuple(missing),
                 better=(Advice(what=lossy, add="lossy_shrink: true, where the proxy tries again"),),

@@ -5,18 +5,17 @@ from pathlib import Path
 from poolwright.actuators.uwsgi_config import HOW
 from poolwright.presets.facts import Facts, Process
 from poolwright.presets.found import (
-    HOST,
     Advice,
     Asked,
     Found,
     Options,
-    Sight,
+    given,
     mean_rss,
-    nginx_log,
     option,
     pidfile_of,
+    queue,
     reaching,
-    trees,
+    tree,
 )
 from poolwright.presets.ini import sections
 from poolwright.sensors.uwsgi import ACCESS_LOG_FORMAT, access_log_flags
@@ -43,10 +42,8 @@ class UwsgiPreset:
             missing.append(Advice(what="no master FIFO", add=f"--master-fifo /run/{name}/fifo"))
         if not stats:
             missing.append(Advice(what="no stats server", add=f"--stats /run/{name}/stats.sock"))
-        sights, better = _requests(told, facts, asked)
-        if stats:
-            own: Options = {"kind": "uwsgi", "stats": stats}
-            sights.append(Sight(options=own, why="requests and their queue, as uWSGI counts them"))
+        requests, better = _requests(told, facts, asked)
+        own = given(fifo=fifo, stats=stats) | tree(pidfile, master) | requests
         if not pidfile and not master.cgroup:
             what = "no pidfile, so CPU and memory of the pool are not seen"
             better.append(Advice(what=what, add=f"--pidfile /run/{name}/uwsgi.pid"))
@@ -54,15 +51,10 @@ class UwsgiPreset:
         most = told.get("processes", "-p") or told.get("workers")
         return [
             Found(
-                kind="uwsgi",
+                preset={"kind": "uwsgi", **own, **queue(master, stats)},
                 pid=master.pid,
                 name=name,
-                knob="workers",
-                actuator={"kind": "uwsgi", "fifo": fifo, "stats": stats},
                 level=len(workers),
-                sights=(*sights, *trees(pidfile, master, stats), HOST),
-                latency=any(sight.options["kind"] == "access_log" for sight in sights),
-                errors=any(sight.options["kind"] == "access_log" for sight in sights),
                 worker_bytes=mean_rss(workers),
                 most=int(most) if most.isdigit() else 0,
                 why_most="uWSGI's --processes",
@@ -115,17 +107,16 @@ def _stats(master: Process, told: _Told) -> str:
     return master.resolved(address.removeprefix("unix:"))
 
 
-def _requests(told: _Told, facts: Facts, asked: Asked) -> tuple[list[Sight], list[Advice]]:
-    """The sensor of each request, and what uWSGI lacks for one."""
+def _requests(told: _Told, facts: Facts, asked: Asked) -> tuple[Options, list[Advice]]:
+    """What tells of each request, and what uWSGI lacks for that."""
     if asked.access_log:
-        return nginx_log(asked), []
+        return {"access_log": asked.access_log}, []
     to = told.get("req-logger").removeprefix("socket:")
     if to and told.format() == ACCESS_LOG_FORMAT and to.startswith("127.0.0.1:"):
-        log: Options = {"kind": "access_log", "listen": to}
-        return [Sight(options=log, why="each request: time, status, and the wait before it")], []
+        return {"requests": to}, []
     flag, to, option_name, form = access_log_flags(facts.free_udp())
     what = "uWSGI tells no latency (its avg_rt is a mean); Debian's needs --plugin logsocket first"
-    return [], [Advice(what=what, add=f"{flag} {to} {option_name} '{form}'")]
+    return {}, [Advice(what=what, add=f"{flag} {to} {option_name} '{form}'")]
 
 
 def _unsafe(told: _Told) -> list[Advice]:

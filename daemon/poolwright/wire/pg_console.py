@@ -1,6 +1,6 @@
 """PgBouncer's admin console: a kept connection, simple queries, rows by the names of their columns.
 
-pg8000 speaks the protocol (psycopg would add 10 MB to the control process, pg8000 adds 4). It waits
+pg8000 speaks the protocol (psycopg would add 10 MB to the control process, pg8000 adds 2). It waits
 where it reads, so it does that in a thread of its own, one for each Console, whose socket is cut
 when an answer is late: no tick waits, and no second thread is ever begun. What may be received in
 answer to one batch of commands is bounded.
@@ -12,14 +12,17 @@ PgBouncer was restarted, is made anew once.
 import asyncio
 import contextlib
 import errno
+import importlib
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from poolwright.core.errors import PlantFault
@@ -45,6 +48,8 @@ _DENIED = (
     "password",
     "no such user",
 )
+
+_IMPORTING = threading.Lock()  # nobody is to use a stand-in while it stands for the module
 
 Row = dict[str, Any]
 
@@ -192,7 +197,8 @@ class Console:
 
     def _open(self) -> None:
         try:
-            import pg8000.native  # noqa: PLC0415 - 4 MB that only PgBouncer's users need
+            with _IMPORTING, _put_off("scramp"):  # 2 MB that only the passwords of SCRAM need
+                import pg8000.native  # noqa: PLC0415 - 2 MB that only PgBouncer's users need
         except ImportError as error:
             raise PlantFault(_INSTALL) from error
         path = self._access.password_file
@@ -215,6 +221,29 @@ class Console:
                 link.close()
         if open_socket is not None:
             open_socket.close()
+
+
+class _PutOff(ModuleType):
+    """Stands for a module until something of it is wanted."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Import it. Raises AttributeError, ImportError."""
+        if name.startswith("__"):  # what the import machinery asks of every module
+            raise AttributeError(name)
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+@contextlib.contextmanager
+def _put_off(name: str) -> Iterator[None]:
+    """What is imported within has a stand-in of the module `name`."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = _PutOff(name)
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 class _Lost(PlantFault):
