@@ -203,14 +203,18 @@ class Surrogate:
 
     def noise(self, name: str, seen: Posterior) -> Array:
         """Between windows, its parents' noise included."""
-        node = self.nodes[name]
-        total = np.full(len(seen.mean), node.fit.noise**2)
+        total = np.full(len(seen.mean), self._variance(name))
         for parent, slope in seen.slopes.items():
-            total += (slope * self.nodes[parent].fit.noise) ** 2
-        together = node.belief("together")
-        if together is not None and node.model.strays_with is not None:
-            total += (together * self.nodes[node.model.strays_with].fit.noise) ** 2
+            total += slope**2 * self._variance(parent)
         return np.asarray(np.sqrt(total))
+
+    def _variance(self, name: str) -> float:
+        """Of a window round the posterior: its own, and what strays with another response's."""
+        node = self.nodes[name]
+        own, together = node.fit.noise**2, node.belief("together")
+        if together is None or node.model.strays_with is None:
+            return own
+        return own + (together * self.nodes[node.model.strays_with].fit.noise) ** 2
 
 
 @lru_cache(maxsize=8)
