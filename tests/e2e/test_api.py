@@ -84,13 +84,13 @@ def test_every_page_is_described(daemon):
 
 
 def test_a_decision_is_explained_as_the_command_explains_it(daemon):
-    newest = daemon.get("/pools/web/decisions?from_s=0&limit=1")[0]["id"]
+    newest = daemon.page("/pools/web/decisions?from_s=0&limit=1")[0]["id"]
     command = [sys.executable, "-m", "poolwright", "explain", "web", "--decision", str(newest)]
     command += ["--journal", str(daemon.journal)]
 
     def same():
         """Windows that close between the two questions are told by the second."""
-        told = daemon.get(f"/pools/web/decisions/{newest}")
+        told = daemon.page(f"/pools/web/decisions/{newest}")
         json_too = subprocess.run([*command, "--json"], capture_output=True, check=True)
         said = subprocess.run(command, capture_output=True, text=True, check=True)
         assert told["id"] == newest
@@ -114,20 +114,20 @@ def test_events_are_the_ticks_as_they_happen(daemon):
     assert [point["tick"] for point in points] == list(
         range(points[0]["tick"], points[0]["tick"] + 3)
     )
-    assert set(daemon.get("/pools/web/history")) - set(points[0]) <= {"from_s", "to_s", "step_s"}
+    assert set(daemon.page("/pools/web/history")) - set(points[0]) <= {"from_s", "to_s", "step_s"}
 
 
 def test_history_goes_on_where_the_journal_has_it(tmp_path):
     with api_daemon(tmp_path, mode="observe") as daemon:
-        before = daemon.get("/pools/web/history")["time_s"]
-        daemon.started.stop()
-        daemon.started.start()
+        before = daemon.page("/pools/web/history")["time_s"]
+        daemon.stop()
+        daemon.start()
         until(
-            lambda: daemon.get("/pools/web/history")["time_s"][0] <= before[0] + 1.0,
+            lambda: daemon.page("/pools/web/history")["time_s"][0] <= before[0] + 1.0,
             60.0,
             "the charts begin where they began before the restart",
         )
-        after = daemon.get("/pools/web/history")
+        after = daemon.page("/pools/web/history")
     assert set(before[:-12]) <= set(after["time_s"])  # what was not yet in a batch may be lost
     assert any(value is not None for value in after["latency_p99_s"][: len(before) - 12])
 
@@ -201,7 +201,7 @@ def content(path):
 
 def test_nothing_that_is_asked_over_tcp_changes_anything(daemon):
     files = {p: hashlib.sha256(p.read_bytes()).digest() for p in daemon.folder.rglob("*.yaml")}
-    before, run = content(daemon.journal), daemon.get("/status/web")["run_id"]
+    before, run = content(daemon.journal), daemon.page("/status/web")["run_id"]
     commands = [f"{POOL}/{what}" for what in ("pause", "resume", "pin", "rollback", "restore")]
     for path in (*PAGES, *commands, *(path.replace("/api", "") for path in commands)):
         for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"):
@@ -210,7 +210,7 @@ def test_nothing_that_is_asked_over_tcp_changes_anything(daemon):
             assert headers["Allow"] == ("GET, HEAD" if path in PAGES else None)
     assert content(daemon.journal) == before
     assert files == {p: hashlib.sha256(p.read_bytes()).digest() for p in files}
-    status = daemon.get("/status/web")
+    status = daemon.page("/status/web")
     assert (status["run_id"], status["kept"]["phase"]) == (run, "warmup")
     assert status["tick"]["commands"] == []
 
