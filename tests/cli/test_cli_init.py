@@ -14,6 +14,7 @@ from poolwright.presets.ini import sections
 from poolwright.presets.render import config_text, policy_text
 from poolwright.presets.units import Unit
 from poolwright.presets.write import put_in_place, refuse_existing
+from poolwright.sensors.access_log import gunicorn_flags
 
 MIB = 2**20
 
@@ -411,3 +412,20 @@ def test_a_command_line_cannot_write_into_the_files_or_onto_the_terminal(capsys)
     text = config_text(found, "policies.d") + policy_text(found[0], facts())
     assert "\x1b" not in text + capsys.readouterr().out
     assert not [line for line in text.splitlines() if line.strip().startswith("- {name")]
+
+
+def test_gunicorn_is_called_as_its_application_whatever_stands_last():
+    told = "poolwright %(s)s %(D)s %({x-request-start}i)s"
+    line = ("gunicorn", "shop.web:app", "-b", "127.0.0.1:80", "--access-logformat", told)
+    assert only("gunicorn", facts(process(7, line))).name == "shop"
+    assert only("gunicorn", facts(process(7, (*line[:1], *line[2:], "web:make(1)")))).name == "web"
+
+
+def test_two_that_tell_nothing_and_one_that_does_get_three_addresses():
+    flags = gunicorn_flags("127.0.0.1:8126")
+    seen = facts(
+        process(7, "gunicorn a:app"), process(8, "gunicorn b:app"),
+        process(9, ("gunicorn", "c:app", *flags)),
+    )  # fmt: skip
+    found = {f.name: f.preset["requests"] for f in described("gunicorn", seen)}
+    assert found == {"a": "127.0.0.1:8127", "b": "127.0.0.1:8128", "c": "127.0.0.1:8126"}

@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ _FILE_MOST = 1 << 20  # bytes; a longer file is no configuration
 # Of a process's environment only this is kept: the rest may hold what is nobody's business.
 _VARIABLES = ("GUNICORN_CMD_ARGS",)
 _CAP_KILL = 5  # include/uapi/linux/capability.h
+_LOOPBACK = re.compile(r"(?:127\.0\.0\.1|localhost):(\d{1,5})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +78,7 @@ class Facts:
     udp_ports: frozenset[int] = frozenset()
     units: tuple[Unit, ...] = ()  # instances of systemd templates
     no_units: str = ""  # why systemd could not be asked for them
+    _promised: set[int] = field(default_factory=set)  # by free_udp
 
     def children(self, pid: int) -> list[Process]:
         """The direct children of a process."""
@@ -92,8 +95,14 @@ class Facts:
         return bool(words) and words[0] == str(pid)
 
     def free_udp(self, first: int = 8126) -> str:
-        """An address of loopback where nobody receives datagrams now."""
-        port = next(p for p in range(first, 65536) if p not in self.udp_ports)
+        """An address of loopback where nobody receives datagrams now, no command line sends to, and
+        which was not given out before.
+        """
+        words = (word for process in self.processes.values() for word in process.words)
+        told = {int(port) for word in words for port in _LOOPBACK.findall(word)}
+        taken = self.udp_ports | told | self._promised
+        port = next(p for p in range(first, 65536) if p not in taken)
+        self._promised.add(port)
         return f"127.0.0.1:{port}"
 
 

@@ -1,6 +1,7 @@
 """gunicorn: moved by its control socket or its pidfile, seen by its access log or its statsd."""
 
 import ast
+import re
 import shlex
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from poolwright.presets.found import (
 from poolwright.sensors.access_log import ACCESS_LOG_FORMAT, gunicorn_flags
 
 _TITLE = "gunicorn: "  # setproctitle's, which hides the command line
+_APPLICATION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*(\(.*\))?")
 
 
 class GunicornPreset:
@@ -165,5 +167,6 @@ def _taken(address: str, facts: Facts) -> bool:
 def _name(master: Process, told: _Told) -> str:
     """As `--name`, else as the application's module is called."""
     title = next((w for w in master.words if w.startswith(_TITLE)), "")
-    app = title.partition("[")[2].rstrip("]") or master.words[-1]
+    named = (w for w in master.words if _APPLICATION.fullmatch(w))
+    app = title.partition("[")[2].rstrip("]") or next(named, master.words[-1])
     return told.get("name", "-n") or app.partition(":")[0].partition(".")[0]
