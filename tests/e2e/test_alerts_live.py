@@ -125,6 +125,8 @@ def run(tmp_path_factory):
         daemon.start()
         prometheus.start()
         until(lambda: prometheus.ask("poolwright_fits_total > 0"), WITHIN_S, "something is learned")
+        up = (lambda: "PoolwrightAbsent" not in dict(prometheus.firing()), WITHIN_S)
+        until(*up, "its first scrape is taken for the daemon")  # a busy host is late with it
         seen.before = prometheus.firing()
         traffic = make_troubles(daemon, web, hand, slow, cut)
         seen.troubles = prometheus.until_firing(TROUBLES, WITHIN_S)

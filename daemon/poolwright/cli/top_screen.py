@@ -88,7 +88,8 @@ class Screen:
 
     def _step(self, console: Console, live: Live) -> bool:
         """Draw, wait for a key, a look or a new size, and obey; False: leave."""
-        width, height = console.size
+        # rich would believe an exported COLUMNS, which no new size of the terminal changes
+        console.size = width, height = os.get_terminal_size(sys.stdout.fileno())
         blocks = "utf" in console.encoding.lower()
         live.update(picture(self._view, width, height, blocks=blocks), refresh=True)
         ready, _, _ = select.select([sys.stdin, self._woken], [], [], self._interval_s)
