@@ -39,8 +39,9 @@ def test_writes_what_check_finds_right_once(tmp_path):
         assert f"control: {service.control}" in config
         assert f'requests: "{listen}"' in config
         lines = [line for line in config.splitlines() if line and line.lstrip()[0] != "#"]
-        assert lines[:3] == ["version: 1", "policies: policies.d", "pools:"]
-        assert [line.split()[0] for line in lines[3:]][:2] == ["-", "preset:"]
+        assert lines[:2] == ["version: 1", "policies: policies.d"]
+        assert lines[2:5] == ["control: control.sock", "journal: journal.db", "pools:"]
+        assert [line.split()[0] for line in lines[5:]][:2] == ["-", "preset:"]
 
         probed = poolwright("check", "--probe", out / "poolwright.yaml")
         assert probed.returncode == 0, probed.stdout + probed.stderr

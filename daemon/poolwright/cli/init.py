@@ -84,7 +84,8 @@ def run(args: argparse.Namespace) -> int:
         if not chosen:
             _say("nothing was written")
             return EXIT_POLICY
-    files = _files(chosen, facts, full=args.full) if chosen else {}
+    here = args.out != check.DEFAULT_PATH.parent
+    files = _files(chosen, facts, full=args.full, here=here) if chosen else {}
     if args.json:
         more = ({"kind": f.kind, "knob": f.knob, "movable": not f.missing} for f in services)
         shown = [asdict(found) | told for found, told in zip(services, more, strict=True)]
@@ -261,12 +262,12 @@ def _asked(services: list[Found], ask: Callable[[str], str]) -> list[Found]:
     return [services[number - 1] for number in sorted({int(n) for n in numbers})]
 
 
-def _files(chosen: list[Found], facts: Facts, *, full: bool) -> dict[Path, str]:
+def _files(chosen: list[Found], facts: Facts, *, full: bool, here: bool) -> dict[Path, str]:
     """Text by the path below the folder that is written to."""
     policies = {
         Path(_POLICIES) / f"{f.name}.yaml": policy_text(f, facts, full=full) for f in chosen
     }
-    return {**policies, Path(_CONFIG): config_text(chosen, _POLICIES, full=full)}
+    return {**policies, Path(_CONFIG): config_text(chosen, _POLICIES, full=full, here=here)}
 
 
 def _write(files: dict[Path, str], out: Path) -> int:
@@ -287,7 +288,11 @@ def _write(files: dict[Path, str], out: Path) -> int:
         return EXIT_PLANT
     for path in finals:
         print(f"wrote {path}")
-    print(f"next: poolwright run --config {finals[-1]}")
+    unit = out == check.DEFAULT_PATH.parent
+    run = (
+        "install, then systemctl enable --now poolwright" if unit else f"run --config {finals[-1]}"
+    )
+    print(f"next: poolwright {run}")
     return 0
 
 

@@ -14,16 +14,23 @@ _WIDTH = 96
 _PRESET_WIDTH = 120  # one line reads best, and a longer one is written key by key
 
 
-def config_text(pools: Sequence[Found], policies: str, *, full: bool = False) -> str:
+_HERE = ("# Not for the unit, whose folders systemd makes: for a look from this folder.",
+         "control: control.sock", "journal: journal.db")  # fmt: skip
+
+
+def config_text(
+    pools: Sequence[Found], policies: str, *, full: bool = False, here: bool = False
+) -> str:
     """The daemon's configuration for these pools; `policies` is the folder of their policies.
 
-    `full`: what each preset stands for in its place.
+    `full`: what each preset stands for in its place. `here`: its socket and journal lie beside it.
     """
     lines = [
         "# Written by `poolwright init` from what ran then. `poolwright check --probe` tries it,",
         "# --effective tells the rest: what a preset stands for, and the policies in force.",
         "version: 1",
         f"policies: {flow(policies)}",
+        *(_HERE if here else ()),
         "pools:",
     ]
     for found in pools:
