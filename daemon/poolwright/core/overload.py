@@ -78,6 +78,7 @@ def _fewer(state: State, served: float) -> Intent | None:
         return None
     state.stop_trying()
     state.shed = (state.commanded, served)
+    state.growth_hold_s = max(state.growth_hold_s, _GROWTH_HOLD_S)  # a moment's calm is no way up
     state.cooldown_s = state.policy.guard.cooldown_s
     state.advance(Event.BREACH, f"{state.commanded} is the most, and clients queue")
     detail = "no way up is left"
