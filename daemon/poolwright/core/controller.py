@@ -129,6 +129,7 @@ class Controller:
         state.backoff_s = max(0.0, state.backoff_s - dt_s)
         state.growth_hold_s = max(0.0, state.growth_hold_s - dt_s)
         state.shed_hold_s = max(0.0, state.shed_hold_s - dt_s)
+        state.outgrown_s = max(0.0, state.outgrown_s - dt_s)
         state.since_holdout_s += dt_s
         state.still_s += dt_s
         state.asks_probe = False

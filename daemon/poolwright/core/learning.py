@@ -292,6 +292,9 @@ def _follow(state: State, plan: Plan | None, *, fresh: bool) -> Intent:
         return Intent(action=Action.HOLD, reason=Reason.LOAD_FELL, detail=left)
     if state.pressed and _larger(state, entry.setting):
         return Intent(action=Action.HOLD, reason=Reason.PRESSURE_BREACH)
+    if state.outgrown_s and _larger(state, entry.setting):
+        left = f"{entry.setting} waits for {state.outgrown_s:.0f} s: fewer serve more"
+        return Intent(action=Action.HOLD, reason=Reason.COOLING_DOWN, detail=left)
     if _too_soon(state, entry.setting):
         left = f"{entry.setting} waits for {state.no_shrink_windows} more windows at this one"
         return Intent(action=Action.HOLD, reason=Reason.COOLING_DOWN, detail=left)

@@ -79,6 +79,7 @@ def _fewer(state: State, served: float) -> Intent | None:
     state.stop_trying()
     state.shed = (state.commanded, served)
     state.growth_hold_s = max(state.growth_hold_s, _GROWTH_HOLD_S)  # a moment's calm is no way up
+    state.outgrown_s = _GROWTH_HOLD_S  # and what the plan knows are breaches on the way
     state.cooldown_s = state.policy.guard.cooldown_s
     state.advance(Event.BREACH, f"{state.commanded} is the most, and clients queue")
     detail = "no way up is left"
@@ -89,6 +90,7 @@ def _give_back(state: State, served: float, before: tuple[Setting, float]) -> In
     """A shrink for a queue that serves no more: back, and not again for a time that doubles."""
     wanted, more = before
     state.shed = None
+    state.outgrown_s = 0.0
     state.stop_trying()
     state.shed_hold_s = min(_GROWTH_HOLD_MOST_S, _GROWTH_HOLD_S * 2.0**state.vain_sheds)
     state.vain_sheds += 1

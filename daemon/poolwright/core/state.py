@@ -115,6 +115,7 @@ class State:
     shed: tuple[Setting, float] | None = None  # the same of the last shrink for a queue
     vain_sheds: int = 0  # taken back, in a row
     shed_hold_s: float = 0.0  # for so long it does not shrink for a queue
+    outgrown_s: float = 0.0  # for so long no plan makes it larger: fewer were tried for a queue
     last_shrank: bool = False  # the last move took something away, which may still drain
     no_shrink_windows: int = 0  # to be measured before anything smaller is taken
     shrink_penalty: int = 1  # doubles when clients queue soon after a shrink
