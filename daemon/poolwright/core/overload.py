@@ -37,7 +37,9 @@ def queueing(state: State, verdict: Verdict, sample: Sample) -> Intent | None:
     if verdict.slow_dependency or served is None:
         return None
     if state.grown is not None and served < _BROUGHT * state.grown[1]:
-        return _take_back(state, served, *state.grown)
+        back = _take_back(state, served, *state.grown)
+        top = all(state.commanded[knob.name] >= knob.upper for knob in state.policy.knobs)
+        return back if back is not None or not top or guard.cpu_busy else _fewer(state, served)
     if state.shed is not None:
         vain = served < _MORE * state.shed[1]
         return _give_back(state, served, state.shed) if vain else _fewer(state, served)
