@@ -76,7 +76,7 @@ def played(start: int, seconds: int) -> list[tuple[int, float]]:
     return seen
 
 
-@pytest.mark.parametrize("start", [24, 20, 12, 3])
+@pytest.mark.parametrize("start", [24, 23, 20, 12, 3])
 def test_wherever_it_starts_it_ends_where_the_load_is_served(start):
     seen = played(start, 150)
     assert {queue for _, queue in seen[-30:]} == {0.0}
